@@ -1,0 +1,3 @@
+//! `watari-cni`: what a container runtime executes for each pod.
+
+fn main() {}

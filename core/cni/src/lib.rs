@@ -1,0 +1,18 @@
+//! The CNI protocol as data: requests, network configurations, results and errors of the
+//! specification 1.1.0 and of 1.0.0, 0.4.0, 0.3.1 and 0.3.0. No I/O.
+
+mod conf;
+mod error;
+mod request;
+mod result;
+mod version;
+
+pub use conf::{Dns, NetConf, PortMapping, RuntimeConfig};
+pub use error::{CniError, Code};
+pub use request::{CniArgs, Command, Request};
+pub use result::{CniResult, Interface, IpConfig, ResultRoute};
+pub use version::{Version, VersionReply};
+
+/// The longest standard input, file or reply that a plugin reads, in bytes. Larger ones are
+/// refused before they are parsed.
+pub const MAX_INPUT: usize = 1 << 20;

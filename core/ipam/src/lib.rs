@@ -1,0 +1,1 @@
+//! Address pools and their allocation; no I/O, no clock.

@@ -1,0 +1,1 @@
+//! From an attachment to its tables, and from two tables to their difference.

@@ -1,0 +1,1 @@
+//! A folder of ordinary Kubernetes manifests as a source.

@@ -1,0 +1,1 @@
+//! Port mappings in nftables and the conntrack entries of removed ones, by netlink.

@@ -1,0 +1,1 @@
+//! The node store: leases and endpoints in one SQLite file.

@@ -1,0 +1,1 @@
+//! What tests share: throw-away namespaces, waiting on conditions.
