@@ -1,5 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use crate::Version;
+use crate::field::parse_object;
+
 /// Error codes: those of the specification (section "Error"), and ours from 100 on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -68,12 +71,53 @@ impl CniError {
         }
     }
 
-    /// The same error with `details`.
+    /// The same error with `details`: why, and what to do.
     #[must_use]
     pub fn because(self, details: impl std::fmt::Display) -> Self {
         Self {
             details: details.to_string(),
             ..self
         }
+    }
+}
+
+/// The error object of the specification (section "Error").
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorObject<'a> {
+    cni_version: Version,
+    code: Code,
+    msg: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    details: &'a str,
+}
+
+impl CniError {
+    /// The error object that a plugin prints on standard output, in one line. `version` is that
+    /// of the configuration, [`Version::sniff`] when it could not be read.
+    pub fn to_json(&self, version: Version) -> String {
+        let object = ErrorObject {
+            cni_version: version,
+            code: self.code,
+            msg: &self.msg,
+            details: &self.details,
+        };
+        serde_json::to_string(&object).unwrap_or_default()
+    }
+
+    /// The error object that a plugin printed; none if these bytes are none. Only `code` is
+    /// insisted on, since plugins are careless with the rest.
+    pub fn from_json(bytes: &[u8]) -> Option<Self> {
+        let map = parse_object(bytes, "the plugin's output").ok()?;
+        let code = map.get("code")?.as_u64().filter(|code| *code != 0)?;
+        let text = |key: &str| {
+            let value = map.get(key).and_then(|value| value.as_str());
+            value.unwrap_or_default().to_owned()
+        };
+        Some(Self {
+            code: Code(u32::try_from(code).unwrap_or(Code::INTERNAL.0)),
+            msg: text("msg"),
+            details: text("details"),
+        })
     }
 }

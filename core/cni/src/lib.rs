@@ -3,14 +3,17 @@
 
 mod conf;
 mod error;
+mod field;
 mod request;
 mod result;
+mod runtime_config;
 mod version;
 
-pub use conf::{Dns, NetConf, PortMapping, RuntimeConfig};
+pub use conf::{Dns, NetConf};
 pub use error::{CniError, Code};
-pub use request::{CniArgs, Command, Request};
+pub use request::{CniArgs, Command, Request, format_args_variable, parse_args};
 pub use result::{CniResult, Interface, IpConfig, ResultRoute};
+pub use runtime_config::{PortMapping, RuntimeConfig};
 pub use version::{Version, VersionReply};
 
 /// The longest standard input, file or reply that a plugin reads, in bytes. Larger ones are
