@@ -1,2 +1,51 @@
-//! The command line of Watari.
-fn main() {}
+//! `watari`: the command line. Each subcommand lives in a file of its own: its arguments, and a
+//! `run` that does it.
+//!
+//! Exit status: 0 well, 1 found wrong, 2 could not be asked.
+
+mod cni;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A container network for Kubernetes and for single Linux hosts.
+#[derive(Debug, Parser)]
+#[command(name = "watari", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cni(cni::Args),
+}
+
+/// How it went, when it could be asked at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Well,
+    /// It was done or looked at, and something is wrong; said on the way.
+    Wrong,
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Cni(args) => args.run(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(Outcome::Well) => ExitCode::SUCCESS,
+        Ok(Outcome::Wrong) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("watari: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
