@@ -1,1 +1,22 @@
-//! Links, addresses, routes, neighbours and namespaces, by netlink.
+//! Links, addresses, routes, neighbours, settings and namespaces of a node, by rtnetlink and
+//! procfs. Synchronous: a plugin lives for two milliseconds and waits for nothing else.
+//!
+//! A [`Handle`] belongs to one network namespace for good. Changes go out in batches: all
+//! messages in one `sendmsg`, all acknowledgements read back, the first failure reported with
+//! the change that it belongs to.
+
+mod change;
+mod endpoint;
+mod error;
+mod handle;
+mod netns;
+mod query;
+mod sysctl;
+
+pub use change::{Change, NewRoute, RouteKind, RouteProtocol, Veth};
+pub use endpoint::{CreateError, Created, create, observe, remove};
+pub use error::NetlinkError;
+pub use handle::Handle;
+pub use netns::Netns;
+pub use query::{Link, RouteTo};
+pub use sysctl::{link_setting, read_setting, write_link_setting, write_setting};
