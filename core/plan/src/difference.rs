@@ -93,30 +93,18 @@ fn contents(found: &mut Vec<Difference>, desired: &LinkTables, observed: &LinkTa
         &observed.addresses,
         ToString::to_string,
     );
-    entries(
-        found,
-        "route",
-        &desired.routes,
-        &observed.routes,
-        |route| {
-            let via = route
-                .via
-                .map(|via| format!(" via {via}"))
-                .unwrap_or_default();
-            format!("{}{via}", route.destination)
-        },
-    );
+    entries(found, "route", &desired.routes, &observed.routes, |route| {
+        let via = route
+            .via
+            .map(|via| format!(" via {via}"))
+            .unwrap_or_default();
+        format!("{}{via}", route.destination)
+    });
     let neighbour = |entry: &watari_tables::Neighbour| format!("{} {}", entry.address, entry.mac);
     let (wanted, seen) = (&desired.neighbours, &observed.neighbours);
     entries(found, "permanent neighbour", wanted, seen, neighbour);
     let (wanted, seen) = (&desired.proxies, &observed.proxies);
-    entries(
-        found,
-        "proxy neighbour",
-        wanted,
-        seen,
-        ToString::to_string,
-    );
+    entries(found, "proxy neighbour", wanted, seen, ToString::to_string);
     entries(
         found,
         "setting",

@@ -129,7 +129,10 @@ impl Change<'_> {
             Self::CreateVeth(ours, theirs) => (create_veth(ours, theirs), create),
             Self::AddAddress(index, net) => {
                 let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
-                (RouteNetlinkMessage::NewAddress(address(*index, *net, flags)), create)
+                (
+                    RouteNetlinkMessage::NewAddress(address(*index, *net, flags)),
+                    create,
+                )
             }
             Self::AddAddressWithRoute(index, net) => {
                 let message = address(*index, *net, AddressFlags::Nodad);
@@ -140,20 +143,32 @@ impl Change<'_> {
                 (RouteNetlinkMessage::DelAddress(message), 0)
             }
             Self::AddRoute(new) => {
-                let flags = if new.replace { NLM_F_CREATE | NLM_F_REPLACE } else { create };
+                let flags = if new.replace {
+                    NLM_F_CREATE | NLM_F_REPLACE
+                } else {
+                    create
+                };
                 (RouteNetlinkMessage::NewRoute(route_message(new)), flags)
             }
             Self::DeleteRoute(old) => (RouteNetlinkMessage::DelRoute(route_message(old)), 0),
             Self::SetNeighbour(index, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
                 let mac = neighbour.mac.0.to_vec();
-                message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac));
-                (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+                message
+                    .attributes
+                    .push(NeighbourAttribute::LinkLayerAddress(mac));
+                (
+                    RouteNetlinkMessage::NewNeighbour(message),
+                    NLM_F_CREATE | NLM_F_REPLACE,
+                )
             }
             Self::AddProxy(index, address) => {
                 let mut message = neighbour_message(*index, *address);
                 message.header.flags = NeighbourFlags::Proxy;
-                (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+                (
+                    RouteNetlinkMessage::NewNeighbour(message),
+                    NLM_F_CREATE | NLM_F_REPLACE,
+                )
             }
             Self::DeleteLink(_)
             | Self::Alias(..)
@@ -171,12 +186,14 @@ impl Change<'_> {
         let mut link = LinkMessage::default();
         match self {
             Self::DeleteLink(name) => {
-                link.attributes.push(LinkAttribute::IfName(name.to_string()));
+                link.attributes
+                    .push(LinkAttribute::IfName(name.to_string()));
                 return RouteNetlinkMessage::DelLink(link);
             }
             Self::Alias(index, alias) => {
                 link.header.index = *index;
-                link.attributes.push(LinkAttribute::IfAlias((*alias).to_owned()));
+                link.attributes
+                    .push(LinkAttribute::IfAlias((*alias).to_owned()));
             }
             Self::NoLinkLocal(index) => {
                 link.header.index = *index;
@@ -191,7 +208,11 @@ impl Change<'_> {
             Self::Up(index) | Self::Down(index) => {
                 let up = matches!(self, Self::Up(_));
                 link.header.index = *index;
-                link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+                link.header.flags = if up {
+                    LinkFlags::Up
+                } else {
+                    LinkFlags::empty()
+                };
                 link.header.change_mask = LinkFlags::Up;
             }
             _ => {}
@@ -338,6 +359,7 @@ fn neighbour_message(index: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);
     message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
     message
         .attributes
         .push(NeighbourAttribute::Destination(address.into()));
