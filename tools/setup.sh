@@ -1,0 +1,88 @@
+# What the commands need from the machine, and how it gets there. Sourced by ./run.
+
+export DEBIAN_FRONTEND=noninteractive CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=never
+export CARGO_NET_RETRY=5
+export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
+DENY_VERSION=0.20.2
+
+# Command → Debian package. The plugins and the runtime are what the tests compare with and call.
+TEST_TOOLS="containerd:containerd runc:runc nft:nftables conntrack:conntrack ip:iproute2
+    tcpdump:tcpdump arping:arping busybox:busybox-static nsenter:util-linux
+    /usr/lib/cni/ptp:containernetworking-plugins"
+
+triple() { rustc -vV | sed -n 's/^host: //p'; }
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+as_root() { if is_root; then "$@"; else sudo -n -E "$@"; fi; }
+
+is_debian() { [ -r /etc/debian_version ] && command -v apt-get >/dev/null; }
+
+can_install() { is_debian && { is_root || sudo -n true 2>/dev/null; }; }
+
+have() { case "$1" in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+
+# install PACKAGE...: from Debian; elsewhere say exactly what is missing.
+install() {
+    if ! can_install; then
+        echo "missing: $*" >&2
+        echo "These are Debian package names. Install them (or their like) with your package manager," >&2
+        echo "or run this as root or with password-less sudo on Debian 12, where it installs them itself." >&2
+        return 1
+    fi
+    echo "installing from Debian: $*"
+    as_root apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" ||
+        { as_root apt-get -q update &&
+            as_root apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"; }
+}
+
+# need COMMAND:PACKAGE...: install the packages of the commands that are not there.
+need() {
+    local pair missing=()
+    for pair in "$@"; do have "${pair%%:*}" || missing+=("${pair##*:}"); done
+    [ ${#missing[@]} = 0 ] || install "${missing[@]}"
+}
+
+# rustup fetches the version of rust-toolchain.toml by itself. Without rustup, Debian 12 has a
+# Rust new enough under the names *-web; its plain `cargo` is too old.
+need_toolchain() {
+    local pinned found
+    need cc:gcc /usr/include/stdio.h:libc6-dev
+    pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    if ! have cargo; then
+        install cargo-web rustc-web rustfmt-web rust-web-clippy ||
+            { echo "or install Rust $pinned with rustup (https://rustup.rs)" >&2; return 1; }
+    fi
+    if have rustup; then
+        rustup -q show active-toolchain >/dev/null 2>&1 ||
+            rustup -q toolchain install "$pinned" --profile minimal -c rustfmt -c clippy
+    fi
+    found=$(rustc --version | cut -d' ' -f2)
+    if [ "$(printf '%s\n' "$pinned" "$found" | sort -V | head -n1)" != "$pinned" ]; then
+        echo "rustc $found is older than $pinned: remove it, or install rustup (https://rustup.rs)" >&2
+        return 1
+    fi
+}
+
+need_deny() {
+    cargo deny --version >/dev/null 2>&1 && return
+    echo "installing cargo-deny $DENY_VERSION (about two minutes, once)"
+    cargo install cargo-deny --version "=$DENY_VERSION" --locked --quiet
+}
+
+# The tests make network namespaces, so they run as root: through sudo when cargo does not.
+cargo_test() {
+    is_root || export "CARGO_TARGET_$(triple | tr 'a-z-' 'A-Z_')_RUNNER=sudo -n -E"
+    cargo test --workspace --locked --no-fail-fast "$@"
+}
+
+need_everything() {
+    # shellcheck disable=SC2086 # a list of words
+    need $TEST_TOOLS
+    need_toolchain
+    need_deny
+    if ! is_root; then
+        sudo -n true || { echo "the tests make network namespaces: run as root or with password-less sudo" >&2; return 1; }
+    fi
+    cargo fetch --locked --quiet
+}
