@@ -1,1 +1,33 @@
-//! A cluster on one machine, from network namespaces.
+//! A cluster on one machine, from network namespaces: a fabric, nodes, and pods that are real
+//! processes.
+//!
+//! There is no daemon. A lab is a directory below `/run/watari/labs`, a cgroup `watari/LAB`, and
+//! the namespaces of the processes in it: one that keeps each node's, one that keeps each pod's
+//! and looks after its containers, one for the fabric, which also serves the wire server. Nothing
+//! of a lab is in the machine's own network or mount namespace, so killing the cgroup ends it.
+
+mod cgroup;
+mod down;
+mod fabric;
+mod http;
+mod layout;
+mod lock;
+mod mounts;
+mod names;
+mod node;
+mod paths;
+mod process;
+mod spec;
+mod state;
+mod up;
+mod wire;
+
+pub use down::down;
+pub use fabric::run as run_fabric;
+pub use layout::{GATEWAY6, Lab, METADATA, Node, SCHEMA, SDN_MAC, WIRE_SERVER};
+pub use names::{Label, LabelError};
+pub use node::run_holder as run_node;
+pub use spec::{FabricKind, MAX_LAB_FILE, Spec, SpecError};
+pub use state::{OpenLab, which};
+pub use up::{AKS_CONFLIST, Options, describe, up};
+pub use wire::document as wire_document;

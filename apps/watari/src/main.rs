@@ -4,6 +4,7 @@
 //! Exit status: 0 well, 1 found wrong, 2 could not be asked.
 
 mod cni;
+mod lab;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cni(cni::Args),
+    Lab(lab::Args),
 }
 
 /// How it went, when it could be asked at all.
@@ -35,6 +37,7 @@ impl Command {
     fn run(self) -> anyhow::Result<Outcome> {
         match self {
             Self::Cni(args) => args.run(),
+            Self::Lab(args) => args.run(),
         }
     }
 }
