@@ -1,3 +1,5 @@
+use std::str::FromStr as _;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use watari_model::{Attachment, NetworkName};
@@ -132,11 +134,15 @@ pub(crate) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 fn read_version(root: &Object<'_>) -> Result<Version, CniError> {
     let text = root.text("cniVersion")?.unwrap_or("0.1.0");
-    text.parse().map_err(|error| {
-        CniError::new(Code::INCOMPATIBLE_VERSION, format!("{error}")).because(
-            "set cniVersion in the network configuration to a supported one; absent means 0.1.0",
-        )
-    })
+    text.parse().map_err(|_| unsupported_version(text))
+}
+
+/// The error that names the versions we speak.
+pub(crate) fn unsupported_version(text: &str) -> CniError {
+    let why = Version::from_str(text).map_or_else(|error| error.to_string(), |v| v.to_string());
+    CniError::new(Code::INCOMPATIBLE_VERSION, why).because(
+        "set cniVersion in the network configuration to a supported one; absent means 0.1.0",
+    )
 }
 
 fn read_kind(root: &Object<'_>) -> Result<String, CniError> {
@@ -144,7 +150,7 @@ fn read_kind(root: &Object<'_>) -> Result<String, CniError> {
 }
 
 /// `type` of this object: the name of a file in `CNI_PATH`, never a path.
-fn plugin_name<'a>(of: &Object<'a>) -> Result<&'a str, CniError> {
+pub(crate) fn plugin_name<'a>(of: &Object<'a>) -> Result<&'a str, CniError> {
     let field = of.require("type")?;
     let name = field.text()?;
     let odd = |c: char| matches!(c, '/' | '\\') || c.is_control();

@@ -162,6 +162,16 @@ impl<'a> Field<'a> {
             .map_err(|error| self.invalid(format_args!("{want} ({error})")))
     }
 
+    /// A boolean, also as the text `true` or `false`, which some configurations have.
+    pub(crate) fn flag(&self) -> Result<bool, CniError> {
+        match self.value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+            _ => Err(self.invalid("true or false")),
+        }
+    }
+
     pub(crate) fn number(&self, range: RangeInclusive<u32>) -> Result<u32, CniError> {
         let number = self.value.as_u64().and_then(|n| u32::try_from(n).ok());
         number.filter(|n| range.contains(n)).ok_or_else(|| {

@@ -4,6 +4,7 @@
 mod conf;
 mod error;
 mod field;
+mod list;
 mod request;
 mod result;
 mod runtime_config;
@@ -11,6 +12,7 @@ mod version;
 
 pub use conf::{Dns, NetConf};
 pub use error::{CniError, Code};
+pub use list::{Capabilities, ConfList, PluginConf};
 pub use request::{CniArgs, Command, Request, format_args_variable, parse_args};
 pub use result::{CniResult, Interface, IpConfig, ResultRoute};
 pub use runtime_config::{PortMapping, RuntimeConfig};
