@@ -1,1 +1,3 @@
 //! The CNI plugins of Watari.
+
+pub mod ipam;

@@ -13,20 +13,20 @@ use crate::{CniError, Code};
 const SHOWN: usize = 64;
 
 /// A value and where it stands.
-pub(crate) struct Field<'a> {
+pub struct Field<'a> {
     path: String,
     value: &'a Value,
 }
 
 /// An object and where it stands.
-pub(crate) struct Object<'a> {
+pub struct Object<'a> {
     path: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Object<'a> {
     /// The outermost object.
-    pub(crate) fn root(map: &'a Map<String, Value>) -> Self {
+    pub fn root(map: &'a Map<String, Value>) -> Self {
         Self {
             path: String::new(),
             map,
@@ -34,7 +34,7 @@ impl<'a> Object<'a> {
     }
 
     /// The field, unless absent or `null`.
-    pub(crate) fn get(&self, key: &str) -> Option<Field<'a>> {
+    pub fn get(&self, key: &str) -> Option<Field<'a>> {
         let value = self.map.get(key).filter(|value| !value.is_null())?;
         let path = if self.path.is_empty() {
             key.to_owned()
@@ -45,7 +45,7 @@ impl<'a> Object<'a> {
     }
 
     /// The field, or the error that it is missing.
-    pub(crate) fn require(&self, key: &str) -> Result<Field<'a>, CniError> {
+    pub fn require(&self, key: &str) -> Result<Field<'a>, CniError> {
         self.get(key).ok_or_else(|| {
             let at = if self.path.is_empty() { "" } else { " in " };
             CniError::new(
@@ -56,19 +56,19 @@ impl<'a> Object<'a> {
     }
 
     /// The items of an array; none when absent.
-    pub(crate) fn items(&self, key: &str) -> Result<Vec<Field<'a>>, CniError> {
+    pub fn items(&self, key: &str) -> Result<Vec<Field<'a>>, CniError> {
         self.get(key)
             .map_or_else(|| Ok(Vec::new()), |field| field.items())
     }
 
     /// Text; none when absent or empty.
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, CniError> {
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>, CniError> {
         let text = self.get(key).map(|field| field.text()).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
     /// Parsed text; none when absent or empty.
-    pub(crate) fn parsed<T: FromStr>(&self, key: &str, want: &str) -> Result<Option<T>, CniError>
+    pub fn parsed<T: FromStr>(&self, key: &str, want: &str) -> Result<Option<T>, CniError>
     where
         T::Err: Display,
     {
@@ -77,16 +77,12 @@ impl<'a> Object<'a> {
     }
 
     /// A whole number in the range; none when absent.
-    pub(crate) fn number(
-        &self,
-        key: &str,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, CniError> {
+    pub fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, CniError> {
         self.get(key).map(|field| field.number(range)).transpose()
     }
 
     /// An array of text; empty when absent.
-    pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, CniError> {
+    pub fn texts(&self, key: &str) -> Result<Vec<String>, CniError> {
         let items = self.items(key)?;
         items
             .iter()
@@ -97,7 +93,7 @@ impl<'a> Object<'a> {
 
 impl<'a> Field<'a> {
     /// The outermost value, under the name that errors call it by.
-    pub(crate) fn root(name: &str, value: &'a Value) -> Self {
+    pub fn root(name: &str, value: &'a Value) -> Self {
         Self {
             path: name.to_owned(),
             value,
@@ -105,7 +101,7 @@ impl<'a> Field<'a> {
     }
 
     /// The error for this field.
-    pub(crate) fn invalid(&self, want: impl Display) -> CniError {
+    pub fn invalid(&self, want: impl Display) -> CniError {
         let found = match self.value {
             Value::Null => "null".to_owned(),
             Value::Array(_) => "an array".to_owned(),
@@ -120,7 +116,8 @@ impl<'a> Field<'a> {
         .because(format!("want {want}, found {found}"))
     }
 
-    pub(crate) fn object(&self) -> Result<Object<'a>, CniError> {
+    /// An object.
+    pub fn object(&self) -> Result<Object<'a>, CniError> {
         let map = self
             .value
             .as_object()
@@ -131,13 +128,15 @@ impl<'a> Field<'a> {
         })
     }
 
-    pub(crate) fn map(&self) -> Result<&'a Map<String, Value>, CniError> {
+    /// An object, as it was read.
+    pub fn map(&self) -> Result<&'a Map<String, Value>, CniError> {
         self.value
             .as_object()
             .ok_or_else(|| self.invalid("an object"))
     }
 
-    pub(crate) fn items(&self) -> Result<Vec<Field<'a>>, CniError> {
+    /// The items of an array.
+    pub fn items(&self) -> Result<Vec<Field<'a>>, CniError> {
         let items = self
             .value
             .as_array()
@@ -149,11 +148,13 @@ impl<'a> Field<'a> {
         Ok(items.iter().enumerate().map(place).collect())
     }
 
-    pub(crate) fn text(&self) -> Result<&'a str, CniError> {
+    /// Text.
+    pub fn text(&self) -> Result<&'a str, CniError> {
         self.value.as_str().ok_or_else(|| self.invalid("a string"))
     }
 
-    pub(crate) fn parse<T: FromStr>(&self, want: &str) -> Result<T, CniError>
+    /// Parsed text; `want` says in an error what it should be.
+    pub fn parse<T: FromStr>(&self, want: &str) -> Result<T, CniError>
     where
         T::Err: Display,
     {
@@ -163,7 +164,7 @@ impl<'a> Field<'a> {
     }
 
     /// A boolean, also as the text `true` or `false`, which some configurations have.
-    pub(crate) fn flag(&self) -> Result<bool, CniError> {
+    pub fn flag(&self) -> Result<bool, CniError> {
         match self.value {
             Value::Bool(flag) => Ok(*flag),
             Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
@@ -172,7 +173,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(crate) fn number(&self, range: RangeInclusive<u32>) -> Result<u32, CniError> {
+    /// A whole number in the range.
+    pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32, CniError> {
         let number = self.value.as_u64().and_then(|n| u32::try_from(n).ok());
         number.filter(|n| range.contains(n)).ok_or_else(|| {
             self.invalid(format_args!(
@@ -186,7 +188,7 @@ impl<'a> Field<'a> {
 
 /// Parses bytes as one JSON object of at most [`crate::MAX_INPUT`] bytes; `what` is what errors
 /// call them. The parser bounds nesting; of duplicate keys the last counts.
-pub(crate) fn parse_object(bytes: &[u8], what: &str) -> Result<Map<String, Value>, CniError> {
+pub fn parse_object(bytes: &[u8], what: &str) -> Result<Map<String, Value>, CniError> {
     if bytes.len() > crate::MAX_INPUT {
         return Err(CniError::new(
             Code::DECODE,

@@ -12,6 +12,7 @@ mod version;
 
 pub use conf::{Dns, NetConf};
 pub use error::{CniError, Code};
+pub use field::{Field, Object, parse_object};
 pub use list::{Capabilities, ConfList, PluginConf};
 pub use request::{CniArgs, Command, Request, format_args_variable, parse_args};
 pub use result::{CniResult, Interface, IpConfig, ResultRoute};

@@ -219,7 +219,8 @@ impl ResultRoute {
         }
     }
 
-    fn read(field: &Field<'_>) -> Result<Self, CniError> {
+    /// Reads one entry of `routes`.
+    pub fn read(field: &Field<'_>) -> Result<Self, CniError> {
         let route = field.object()?;
         let number = |key| route.number(key, 0..=u32::MAX);
         Ok(Self {

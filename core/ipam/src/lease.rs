@@ -9,6 +9,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use watari_cni_spec::{CniError, Code};
 use watari_model::{Attachment, NetworkName};
 
 use crate::{Pool, PoolId};
@@ -172,6 +173,21 @@ pub enum LeaseError<E> {
     /// The medium.
     #[error("{0}")]
     Ledger(E),
+}
+
+impl<E: Into<CniError>> From<LeaseError<E>> for CniError {
+    fn from(error: LeaseError<E>) -> Self {
+        match error {
+            LeaseError::Refused(refusal) => {
+                let code = match refusal {
+                    Refusal::Exhausted { .. } => Code::POOL_EXHAUSTED,
+                    _ => Code::ADDRESS_UNAVAILABLE,
+                };
+                Self::new(code, refusal.to_string())
+            }
+            LeaseError::Ledger(error) => error.into(),
+        }
+    }
 }
 
 /// Leases one address of the pool. The same holder gets the same address again.

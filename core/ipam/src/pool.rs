@@ -43,6 +43,7 @@ impl Subnet {
     /// Puts the spans in order and takes the reserved addresses out, among them the gateway,
     /// and network and broadcast address where the prefix has such (RFC 3021, RFC 6164: not
     /// with fewer than two host bits; IPv6 has no broadcast, its first is the routers' anycast).
+    /// The gateway may lie elsewhere (169.254.1.1, `fe80::1`).
     pub fn new(
         net: IpNet,
         gateway: Option<IpAddr>,
@@ -50,9 +51,6 @@ impl Subnet {
         reserved: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Self, PoolError> {
         let net = net.trunc();
-        if let Some(bad) = gateway.filter(|gateway| !net.contains(gateway)) {
-            return Err(PoolError::Outside { address: bad, net });
-        }
         for span in &spans {
             for end in [span.first(), span.last()] {
                 if !net.contains(&end) {

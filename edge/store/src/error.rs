@@ -131,3 +131,15 @@ impl StoreError {
         }
     }
 }
+
+impl From<StoreError> for watari_cni_spec::CniError {
+    fn from(error: StoreError) -> Self {
+        use watari_cni_spec::Code;
+        let code = if error.is_temporary() {
+            Code::TRY_AGAIN
+        } else {
+            Code::STORE
+        };
+        Self::new(code, error.to_string())
+    }
+}
