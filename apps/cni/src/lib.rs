@@ -1,3 +1,4 @@
 //! The CNI plugins of Watari.
 
 pub mod ipam;
+pub mod portmap;

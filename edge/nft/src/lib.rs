@@ -1,1 +1,21 @@
-//! Port mappings in nftables and the conntrack entries of removed ones, by netlink.
+//! `nf_tables` and connection tracking by netlink, and the port mappings made of them.
+//!
+//! The lower half speaks `NETLINK_NETFILTER`: [`attr`] and [`message`] are the bytes, [`object`]
+//! and [`expr`] the tables, chains, maps, elements and rules, [`Batch`] a transaction, [`Socket`]
+//! the kernel's answers. It knows no table of ours, so other rules (masquerading what leaves the
+//! cluster) are built from the same parts. [`portmap`] is the upper half.
+//!
+//! No program is executed and no C library linked. Whatever the kernel sends is parsed with
+//! bounds checks ([`attr::parse_attrs`], [`message::parse_frames`], [`object::parse_elements`],
+//! [`object::parse_comment`], [`object::parse_generation`]); a malformed reply is an error, never
+//! a panic.
+
+pub mod attr;
+pub mod conntrack;
+pub mod expr;
+pub mod message;
+pub mod object;
+pub mod portmap;
+mod socket;
+
+pub use socket::{Batch, Error, Reply, Socket};

@@ -1,0 +1,6 @@
+//! The plugin `portmap` against the real kernel: namespaces, real traffic.
+
+mod books;
+mod sctp;
+mod traffic;
+mod world;
