@@ -133,7 +133,7 @@ mod tests {
             ("nodess: 2\n", "nodess"),
             ("fabric: l2\n", "l2"),
             ("nodes: many\n", "line 1, column 8"),
-            ("subnet: 10.1.0.0\n", "10.1.0.0"),
+            ("subnet: 10.1.0.0\n", "line 1, column 9"),
             ("name: A\n", "not valid as a name"),
         ] {
             let error = Spec::parse(text).unwrap_err().to_string();
