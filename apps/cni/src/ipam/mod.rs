@@ -34,33 +34,40 @@ pub fn open(conf: &NetConf) -> Result<Store, CniError> {
     Ok(Store::open(&data_dir(conf))?)
 }
 
-/// Leases addresses for the holder and runs `work` (to record the endpoint) in one transaction;
-/// nothing is leased if `work` fails. When the pool is exhausted, its source is asked again, if
-/// that was not done within the last 10 s, and the whole is tried once more.
+/// Leases addresses of each configuration for the holder and runs `work` (to record the
+/// endpoint) in one transaction; nothing is leased if `work` fails. When a pool is exhausted, its
+/// source is asked again, if that was not done within the last 10 s, and the whole is tried once
+/// more.
 pub fn with_addresses<T>(
     store: &Store,
-    conf: &IpamConf,
+    confs: &[IpamConf],
     holder: &Holder,
-    mut work: impl FnMut(&Tx<'_>, &Assigned) -> Result<T, CniError>,
+    mut work: impl FnMut(&Tx<'_>, &[Assigned]) -> Result<T, CniError>,
 ) -> Result<T, CniError> {
-    let mut attempt = |prepared: &Prepared| {
+    let mut attempt = |prepared: &[Prepared]| {
         let now = watari_store::now();
         let done = store.write(|tx| {
-            let assigned = assign(tx, conf, prepared, holder, now)?;
-            work(tx, &assigned)
+            let each = confs.iter().zip(prepared);
+            let assigned = each.map(|(conf, prepared)| assign(tx, conf, prepared, holder, now));
+            work(tx, &assigned.collect::<Result<Vec<_>, _>>()?)
         });
-        if done.is_err() && prepared.has_news() {
+        if done.is_err() && prepared.iter().any(Prepared::has_news) {
             // Keep the answer, so that the next ADD does not ask again; the error that matters
             // is the first.
-            let _ = store.write(|tx| prepared.remember(tx));
+            let _ = store.write(|tx| prepared.iter().try_for_each(|one| one.remember(tx)));
         }
         done
     };
-    let prepared = prepare(store, conf, Want::Recent)?;
+    let prepare_all = |want: Want| {
+        let each = confs.iter().map(|conf| prepare(store, conf, want));
+        each.collect::<Result<Vec<_>, CniError>>()
+    };
+    let prepared = prepare_all(Want::Recent)?;
     match attempt(&prepared) {
         Err(error) if error.code == Code::POOL_EXHAUSTED => {
-            let newer = prepare(store, conf, Want::Newest)?;
-            if newer.pools() == prepared.pools() {
+            let newer = prepare_all(Want::Newest)?;
+            let same = |(old, new): (&Prepared, &Prepared)| old.pools() == new.pools();
+            if prepared.iter().zip(&newer).all(same) {
                 return Err(error);
             }
             attempt(&newer)
@@ -73,10 +80,11 @@ pub fn with_addresses<T>(
 pub fn add(request: &Request, conf: &NetConf, kind: Kind) -> Result<CniResult, CniError> {
     let holder = holder(request, conf)?;
     let ipam = IpamConf::parse(conf, &request.args, kind)?;
-    let assigned = with_addresses(&open(conf)?, &ipam, &holder, |_, assigned| {
-        Ok(assigned.clone())
+    let assigned = with_addresses(&open(conf)?, &[ipam], &holder, |_, assigned| {
+        Ok(assigned.to_vec())
     })?;
-    Ok(assigned.into_result())
+    let result = assigned.into_iter().next().map(Assigned::into_result);
+    Ok(result.unwrap_or_default())
 }
 
 /// DEL of an IPAM plugin: fine if there is nothing.
@@ -157,7 +165,7 @@ fn try_out(conf: &NetConf, kind: Kind) -> Result<(), CniError> {
     };
     // An error undoes the transaction; this one means that all went well.
     let taken_back = CniError::new(Code::INTERNAL, "taken back");
-    let tried = with_addresses(&open(conf)?, &ipam, &probe, |_, _| {
+    let tried = with_addresses(&open(conf)?, &[ipam], &probe, |_, _| {
         Err::<(), _>(taken_back.clone())
     });
     match tried {

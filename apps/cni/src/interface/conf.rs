@@ -1,0 +1,142 @@
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::Value;
+use watari_cni_spec::{CniError, Code, NetConf};
+use watari_model::{HostPrefix, IfName};
+
+/// The interface plugin's own fields, with Azure's names where Azure has one.
+#[derive(Debug, Clone, Default)]
+pub struct InterfaceConf {
+    /// `master`: the node's primary interface; found by itself when absent.
+    pub master: Option<IfName>,
+    /// `ipsToRouteViaHost`: destinations that always go through the node's own stack.
+    pub via_host: Vec<IpAddr>,
+    /// `hostVethPrefix`: how host-side links are called; ours, `azv` when absent.
+    pub prefix: HostPrefix,
+    /// `mtu` in bytes; the primary interface's when absent.
+    pub mtu: Option<u32>,
+    /// `ipv6Mode` is set: addresses of both families, as Azure's plugin asks for them.
+    pub ipv6: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    master: String,
+    #[serde(default)]
+    ips_to_route_via_host: Vec<IpAddr>,
+    #[serde(default)]
+    host_veth_prefix: Option<String>,
+    #[serde(default)]
+    mtu: u32,
+    #[serde(default, rename = "ipv6Mode")]
+    ipv6_mode: String,
+    #[serde(default)]
+    multi_tenancy: bool,
+}
+
+/// IPv6 asks for links of at least this size (RFC 8200, section 5); IPv4's least is 68.
+const LEAST_MTU: u32 = 68;
+const MOST_MTU: u32 = 65_535;
+
+impl InterfaceConf {
+    /// Reads the fields; a mode that is not supported is refused by name.
+    pub fn read(conf: &NetConf) -> Result<Self, CniError> {
+        let invalid = |why: String| {
+            CniError::new(
+                Code::INVALID_CONFIG,
+                format!("network {}: {why}", conf.name),
+            )
+        };
+        let fields: Fields = serde_json::from_value(Value::Object(conf.raw.clone()))
+            .map_err(|error| invalid(error.to_string()))?;
+        let unsupported = |what: String| {
+            Err(CniError::new(
+                Code::UNSUPPORTED_FIELD,
+                format!("network {}: {what}", conf.name),
+            ))
+        };
+        match fields.mode.as_str() {
+            "" | "transparent" => {}
+            other => return unsupported(format!("mode {other:?} (supported: \"transparent\")")),
+        }
+        if fields.multi_tenancy {
+            return unsupported("multiTenancy true".to_owned());
+        }
+        if fields.mtu != 0 && !(LEAST_MTU..=MOST_MTU).contains(&fields.mtu) {
+            return Err(invalid(format!(
+                "mtu {} is not {LEAST_MTU} to {MOST_MTU}",
+                fields.mtu
+            )));
+        }
+        let named = |name: &str| IfName::new(name).map_err(|error| invalid(error.to_string()));
+        let prefix = fields
+            .host_veth_prefix
+            .as_deref()
+            .map(HostPrefix::new)
+            .transpose();
+        Ok(Self {
+            master: (!fields.master.is_empty())
+                .then(|| named(&fields.master))
+                .transpose()?,
+            via_host: fields.ips_to_route_via_host,
+            prefix: prefix
+                .map_err(|error| invalid(format!("hostVethPrefix: {error}")))?
+                .unwrap_or_default(),
+            mtu: (fields.mtu != 0).then_some(fields.mtu),
+            ipv6: !fields.ipv6_mode.is_empty(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &str) -> Result<InterfaceConf, CniError> {
+        let text =
+            format!(r#"{{"cniVersion":"0.3.0","name":"azure","type":"azure-vnet"{fields}}}"#);
+        InterfaceConf::read(&NetConf::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn the_aks_conflist_is_understood() {
+        let conf = read(r#","mode":"transparent","ipsToRouteViaHost":["169.254.20.10"]"#).unwrap();
+        assert_eq!(conf.via_host, ["169.254.20.10".parse::<IpAddr>().unwrap()]);
+        assert!(!conf.ipv6 && conf.mtu.is_none());
+        assert_eq!(conf.prefix.as_str(), "azv");
+    }
+
+    #[test]
+    fn what_is_not_supported_or_wrong_is_named() {
+        for (fields, code, word) in [
+            (r#","mode":"bridge""#, Code::UNSUPPORTED_FIELD, "bridge"),
+            (
+                r#","multiTenancy":true"#,
+                Code::UNSUPPORTED_FIELD,
+                "multiTenancy",
+            ),
+            (r#","mtu":10"#, Code::INVALID_CONFIG, "mtu 10"),
+            (r#","mtu":"big""#, Code::INVALID_CONFIG, "big"),
+            (r#","master":"a/b""#, Code::INVALID_CONFIG, "a/b"),
+            (
+                r#","hostVethPrefix":"toolong""#,
+                Code::INVALID_CONFIG,
+                "hostVethPrefix",
+            ),
+            (
+                r#","ipsToRouteViaHost":["x"]"#,
+                Code::INVALID_CONFIG,
+                "invalid IP",
+            ),
+        ] {
+            let error = read(fields).unwrap_err();
+            assert_eq!(error.code, code, "{fields}");
+            assert!(error.to_string().contains(word), "{fields}: {error}");
+        }
+    }
+}
