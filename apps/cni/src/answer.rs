@@ -5,7 +5,7 @@ use watari_cni_spec::{
     CniError, CniResult, Code, Command, NetConf, Request, Version, VersionReply,
 };
 
-use crate::{Plugin, interface, ipam, loopback};
+use crate::{Plugin, interface, ipam, loopback, portmap};
 
 /// What the program prints, and whether it exits with zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,11 @@ fn dispatch(
         (Plugin::Ipam(kind), Command::Check) => ipam::check(request, conf, kind).map(|()| None),
         (Plugin::Ipam(_), Command::Gc) => ipam::gc(conf).map(|_| None),
         (Plugin::Ipam(kind), Command::Status) => ipam::status(conf, kind).map(|()| None),
-        (Plugin::Portmap, _) => Err(CniError::new(Code::INTERNAL, "not wired yet")),
+        (Plugin::Portmap, Command::Add) => portmap::add(request, conf).map(Some),
+        (Plugin::Portmap, Command::Del) => portmap::del(request, conf).map(|()| None),
+        (Plugin::Portmap, Command::Check) => portmap::check(request, conf).map(|()| None),
+        (Plugin::Portmap, Command::Gc) => portmap::gc(request, conf).map(|()| None),
+        (Plugin::Portmap, Command::Status) => portmap::status(request, conf).map(|()| None),
         (_, Command::Version) => Ok(None),
     }
 }
