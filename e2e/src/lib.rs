@@ -5,6 +5,8 @@
 
 pub mod containerd;
 pub mod cri;
+pub mod holdings;
 pub mod http;
 pub mod image;
+pub mod lab;
 pub mod node;

@@ -1,11 +1,10 @@
 //! Where a container runtime runs: namespaces to enter, a cgroup to stay in, a folder for its files.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use watari_testkit::{Netns, wait_until};
+use nix::sched::{CloneFlags, setns};
 
 /// How a test reaches a node: enough to start programs in it, and to sweep what they leave.
 #[derive(Debug, Clone)]
@@ -51,6 +50,24 @@ impl Place {
         command
     }
 
+    /// Does this in the node's network namespace, on a thread of its own.
+    ///
+    /// # Panics
+    /// When the namespace cannot be entered, or `work` panics.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        let path = format!("/proc/{}/ns/net", self.pid);
+        let netns = File::open(&path).unwrap_or_else(|e| panic!("open {path}: {e}"));
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&netns, CloneFlags::CLONE_NEWNET).expect("enter the namespace (needs root)");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// The processes in the node's cgroup and below, by the unified hierarchy.
     pub fn processes(&self) -> Vec<u32> {
         let mut found = Vec::new();
@@ -62,82 +79,8 @@ impl Place {
     }
 }
 
-/// A node of the test's own: a network namespace given, a mount namespace with a `/run` of its own,
-/// a cgroup. Everything in it ends with this value.
-#[derive(Debug)]
-pub struct OwnNode {
-    place: Place,
-    holder: Child,
-}
-
-impl OwnNode {
-    /// A node around this network namespace.
-    ///
-    /// # Panics
-    /// When its namespaces cannot be made (needs root).
-    pub fn new(name: &str, netns: &Netns) -> Self {
-        let script = "mount -t tmpfs -o mode=755 tmpfs /run && hostname \"$0\" && echo up && \
-                      exec sleep 86400";
-        let mut holder = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "nsenter"])
-            .arg(format!("--net={}", netns.path().display()))
-            .args(["unshare", "--mount", "--uts", "--propagation", "private"])
-            .args(["sh", "-c", script, name])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the process that holds a node");
-        let mut said = String::new();
-        let out = holder.stdout.take().expect("its output is piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut said)
-            .expect("hear from the process that holds a node");
-        assert_eq!(
-            said.trim(),
-            "up",
-            "the namespaces of node {name} (needs root)"
-        );
-        let place = Place {
-            pid: holder.id(),
-            cgroup: format!("/watari-e2e-{}-{name}", std::process::id()),
-            dir: netns.dir().to_owned(),
-        };
-        Self { place, holder }
-    }
-
-    /// How to reach it.
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-}
-
-impl Drop for OwnNode {
-    fn drop(&mut self) {
-        kill_cgroup(&self.place);
-        if let Err(error) = self.holder.kill().and_then(|()| self.holder.wait()) {
-            eprintln!("cannot end the holder of {}: {error}", self.place.cgroup);
-        }
-        remove_cgroup(&self.place.cgroup);
-    }
-}
-
-/// Kills everything in the node's cgroup, and waits until it is gone.
-fn kill_cgroup(place: &Place) {
-    let group = unified().join(&place.cgroup[1..]);
-    if !group.is_dir() {
-        return;
-    }
-    if let Err(error) = fs::write(group.join("cgroup.kill"), "1") {
-        eprintln!("cannot kill what is in {}: {error}", group.display());
-    }
-    wait_until(
-        Duration::from_secs(10),
-        "the processes of the node to end",
-        || place.processes().is_empty(),
-    );
-}
-
 /// Removes a cgroup and those below it from every hierarchy.
-fn remove_cgroup(cgroup: &str) {
+pub fn remove_cgroup(cgroup: &str) {
     for mount in hierarchies() {
         let mut groups = below(&mount.join(&cgroup[1..]));
         groups.reverse();

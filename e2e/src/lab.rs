@@ -1,0 +1,153 @@
+//! A lab of the test's own, by the built `watari`.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use watari_testkit::run;
+
+use crate::node::{self, Place};
+
+/// Where labs keep what they are.
+const LABS: &str = "/run/watari/labs";
+
+/// What the names of the labs of these tests begin with; the id of the test's process ends them.
+const PREFIX: &str = "e2e-";
+
+/// A lab that goes down with this value.
+#[derive(Debug)]
+pub struct TestLab {
+    name: String,
+    dir: PathBuf,
+}
+
+impl TestLab {
+    /// Brings up a lab of so many nodes; `hint` makes its name readable, the process makes it unique.
+    /// `dir` is for files of the test that nodes see too.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn up(hint: &str, nodes: u16, dir: &Path) -> Self {
+        sweep();
+        let name = format!("{PREFIX}{hint}-{}", std::process::id());
+        // The value first: a lab that comes up half goes down too.
+        let lab = Self {
+            name,
+            dir: dir.to_owned(),
+        };
+        lab.watari(&["lab", "up", "--nodes", &nodes.to_string()]);
+        lab
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `watari … --lab NAME` and gives its output.
+    ///
+    /// # Panics
+    /// When it fails; shows what it printed.
+    pub fn watari(&self, words: &[&str]) -> String {
+        let watari = binary("watari");
+        let watari = watari.to_string_lossy();
+        // Before what `exec` passes on.
+        let (own, passed) =
+            words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
+        run(&[&[&watari as &str], own, &["--lab", &self.name], passed].concat())
+    }
+
+    /// The primary IPv4 address of a node.
+    ///
+    /// # Panics
+    /// When the lab has no such node.
+    pub fn address(&self, node: &str) -> IpAddr {
+        let path = Path::new(LABS).join(&self.name).join("lab.json");
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
+        let lab: Value = serde_json::from_str(&text).expect("lab.json is JSON");
+        let nodes = lab["nodes"].as_array().expect("lab.json has nodes");
+        let found = nodes.iter().find(|n| n["name"] == node);
+        let primary = found.and_then(|n| n["primary"].as_str());
+        primary
+            .and_then(|text| text.parse().ok())
+            .expect("the node has a primary address")
+    }
+
+    /// How to reach a node.
+    ///
+    /// # Panics
+    /// When the lab has no such node.
+    pub fn node(&self, node: &str) -> Place {
+        let cgroup = format!("/watari/{}/{node}", self.name);
+        let procs = node::unified()
+            .join(&cgroup[1..])
+            .join("holder/cgroup.procs");
+        let text =
+            fs::read_to_string(&procs).unwrap_or_else(|e| panic!("read {}: {e}", procs.display()));
+        let pid = text
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("one holder of {cgroup}: {text:?}"));
+        Place {
+            pid,
+            cgroup,
+            dir: self.dir.clone(),
+        }
+    }
+}
+
+impl Drop for TestLab {
+    fn drop(&mut self) {
+        down(&self.name);
+    }
+}
+
+fn down(name: &str) {
+    let words = ["lab", "down", "--lab", name];
+    match Command::new(binary("watari")).args(words).output() {
+        Ok(output) if output.status.success() => {}
+        other => eprintln!("cannot take lab {name} down: {other:?}"),
+    }
+    // In hierarchies of version 1, the parent of a pod's cgroups is its orchestrator's: ours.
+    node::remove_cgroup(&format!("/watari/{name}"));
+}
+
+/// Takes down the labs of tests that were killed: those whose process is no more.
+fn sweep() {
+    for entry in fs::read_dir(LABS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.rsplit('-').next());
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            down(&name);
+        }
+    }
+}
+
+/// A built binary: in `$WATARI_BIN_DIR`, else beside the test.
+///
+/// # Panics
+/// When it is not built.
+pub fn binary(name: &str) -> PathBuf {
+    let dir = std::env::var_os("WATARI_BIN_DIR").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("know the path of this test");
+            test.ancestors()
+                .nth(2)
+                .expect("target/PROFILE/deps/TEST")
+                .to_owned()
+        },
+        PathBuf::from,
+    );
+    let path = dir.join(name);
+    assert!(
+        path.is_file(),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
+    path
+}
