@@ -36,24 +36,20 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
     if wanted.mappings.is_empty() {
         return Ok(result.clone());
     }
-    for link in local_links(&wanted, result)? {
-        let path = route_localnet(&link);
-        match std::fs::write(&path, "1") {
-            // An interface of a result need not be a link of the kernel.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            written => written.map_err(|error| {
-                kernel(format!("cannot write 1 to {}", path.display())).because(error)
-            })?,
-        }
-    }
+    let links = local_links(&wanted, result)?;
     let mut maps = open()?;
-    if let Err(error) = maps.add(&wanted) {
+    // The table first: it holds the guard without which no link may have `route_localnet`.
+    let added = maps
+        .add(&wanted)
+        .map_err(|error| failed("cannot map the container's ports", error))
+        .and_then(|()| links.iter().try_for_each(allow_loopback));
+    if let Err(error) = added {
         // A port that is taken changed nothing; after any other failure nothing may stay. What
         // ADD failed with is told, not that undoing it failed too.
-        if !matches!(error, PortError::Taken { .. }) {
+        if error.code != Code::PORT_TAKEN {
             let _ = maps.remove_all(&wanted.owner);
         }
-        return Err(failed("cannot map the container's ports", error));
+        return Err(error);
     }
     Ok(result.clone())
 }
@@ -295,6 +291,18 @@ fn local_links(wanted: &Wanted, result: &CniResult) -> Result<Vec<IfName>, CniEr
                 .map_err(|error| invalid("an interface of \"prevResult\"").because(error))
         })
         .collect()
+}
+
+/// Lets what the node sends from 127.0.0.1 leave by a link. An interface of a result need not be
+/// one of the kernel.
+fn allow_loopback(link: &IfName) -> Result<(), CniError> {
+    let path = route_localnet(link);
+    match std::fs::write(&path, "1") {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(kernel(format!("cannot write 1 to {}", path.display())).because(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn route_localnet(link: &IfName) -> PathBuf {

@@ -90,14 +90,14 @@ impl Flows {
 }
 
 impl Socket {
-    /// Deletes the entries. The kernel picks them (`CTA_FILTER`); one that cannot delete by
-    /// filter (before 6.11) lists them by it, which 5.8 and later can, and they are deleted one
-    /// by one.
+    /// Deletes the entries. The kernel picks them (`CTA_FILTER`). One that cannot delete by
+    /// filter (before 6.11) misses the rest of the tuple or says so; it lists them by the filter,
+    /// which 5.8 and later can, and they are deleted one by one.
     pub fn forget_flows(&mut self, flows: &Flows) -> Result<(), Error> {
         let request = flows.message(DELETE, flows.filter(), "delete");
         match self.request(&request) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
-            Err(error) if error.errno() == Some(Errno::EOPNOTSUPP) => {
+            Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => {
                 self.forget_flows_one_by_one(flows)
             }
             result => result,

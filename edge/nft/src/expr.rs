@@ -84,6 +84,8 @@ pub enum Expr<'a> {
     ConnectionStatus(Register),
     /// Goes to a chain, not to return.
     Goto(&'a str),
+    /// Ends the chain: the policy decides in a base chain.
+    Return,
     /// Drops the packet.
     Drop,
     /// Rewrites the destination to the address and the port in these registers.
@@ -117,6 +119,11 @@ impl Expr<'_> {
                 // NFT_GOTO is -4.
                 let verdict = Attrs::new().be32(1, (-4_i32).cast_unsigned());
                 ("immediate", decide(&verdict.text(2, chain)))
+            }
+            // NFT_RETURN is -5.
+            Self::Return => {
+                let verdict = Attrs::new().be32(1, (-5_i32).cast_unsigned());
+                ("immediate", decide(&verdict))
             }
             Self::Drop => ("immediate", decide(&Attrs::new().be32(1, 0))),
             Self::Dnat(family, address, port) => {

@@ -35,6 +35,7 @@ fn nft_lists_the_table_readably() {
         "type nat hook prerouting priority dstnat; policy accept;",
         "type nat hook output priority -100; policy accept;",
         "type nat hook postrouting priority srcnat; policy accept;",
+        "ip6 daddr ::1 return",
         "fib daddr type local goto hostports",
         "dnat ip to ip daddr . meta l4proto . th dport map @boundports4",
         "dnat ip to meta l4proto . th dport map @hostports4",

@@ -1,5 +1,8 @@
 //! What connections meet.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
 use serde_json::json;
 
 use crate::world::{CLIENT, NODE, SHORT, World, asks, conf, connect, ip};
@@ -82,6 +85,10 @@ fn the_node_reaches_the_pod_by_its_own_addresses_and_by_127_0_0_1() {
     assert!(!seen.to_canonical().is_loopback(), "{seen}");
     let client = udp(&world.node, "0.0.0.0:0");
     assert!(asks(&client, "127.0.0.1:5353", &answering));
+    // ::1 cannot work, so it must not hang.
+    let refused = world.node.enter(|| TcpStream::connect("[::1]:8080"));
+    let kind = refused.map_err(|error| error.kind()).map(drop);
+    assert_eq!(kind, Err(ErrorKind::ConnectionRefused));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The table: its sets, chains and rules. None of them depends on a mapping.
 
 use super::Masquerade;
+use std::net::Ipv6Addr;
+
 use crate::expr::Meta::TransportProtocol;
 use crate::expr::{
     Expr, Header, Register, destination_translated, family_is, for_this_node, from_a_link,
@@ -193,12 +195,26 @@ pub(super) fn rules(chain: &str) -> Vec<Vec<Expr<'static>>> {
         "hostports" => [V4.hostports_rules(), V6.hostports_rules()].concat(),
         "postrouting" => [V4.postrouting_rules(), V6.postrouting_rules()].concat(),
         "guard" => vec![martian(V4.source), martian(V4.destination)],
-        _ => {
-            let mut rule = for_this_node();
-            rule.push(Expr::Goto("hostports"));
-            vec![rule]
-        }
+        "output" => vec![loopback6(), to_hostports()],
+        _ => vec![to_hostports()],
     }
+}
+
+/// `fib daddr type local goto hostports`
+fn to_hostports() -> Vec<Expr<'static>> {
+    let mut rule = for_this_node();
+    rule.push(Expr::Goto("hostports"));
+    rule
+}
+
+/// `ip6 daddr ::1 return`
+fn loopback6() -> Vec<Expr<'static>> {
+    const LOOPBACK: [u8; 16] = Ipv6Addr::LOCALHOST.octets();
+    let mut rule = family_is(Family::Ip6);
+    rule.push(V6.load(V6.destination, 0));
+    rule.push(Expr::Equal(Register::FIRST, &LOOPBACK));
+    rule.push(Expr::Return);
+    rule
 }
 
 /// All sets of both families.

@@ -12,8 +12,8 @@
 //! A verdict map with a chain for each mapping does the same, but the kernel validates all jumps
 //! of a table whose verdicts change, so a transaction walks the map. Measured (kernel 6.18, nine
 //! times each) with 1,000 mappings in place, the transaction that adds one more takes 0.50 ms
-//! with a verdict map and 0.07 ms with a data map, which has no verdicts to walk; the latter is
-//! what the first one takes too.
+//! with a verdict map and 0.07 ms with a data map, which has no verdicts to walk. An ADD of one
+//! TCP mapping of both families takes 0.03 ms in the kernel, alone or beside 1,000 others.
 //!
 //! # Who owns an element
 //! Its comment: `network/container/interface`, which `nft list table inet watari-portmap` shows.
@@ -26,12 +26,18 @@
 //! came between, and the reading starts again. So a late repeated DEL never removes a mapping
 //! that its port was given to meanwhile.
 //!
+//! # What a removal waits for
+//! The kernel frees removed elements after a grace period of RCU, and closing a netfilter socket
+//! waits for that, 5 to 20 ms, as it does for `nft`. The mapping is gone before: it is the end of
+//! the process that waits.
+//!
 //! # 127.0.0.1
 //! A packet of the node from 127.0.0.1 leaves by the pod's link only if that link has
 //! `route_localnet`, which also makes the kernel accept 127.0.0.0/8 *from* that link: a pod could
 //! then reach what listens on the node's loopback alone. The chain `guard` drops what comes in by
 //! a link from or to 127.0.0.0/8, as the kernel does without the setting. IPv6 has no such
-//! setting: a mapping is not reached by way of `::1`.
+//! setting, and what is rewritten from `::1` is lost even if masqueraded (tried on 6.18). So `::1`
+//! is left alone: a program that tries it first is refused at once and goes on to 127.0.0.1.
 
 mod layout;
 mod owner;
