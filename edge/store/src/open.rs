@@ -88,6 +88,22 @@ impl Store {
         Tx::new(&self.conn, &self.path).leases()
     }
 
+    /// Holds the whole file against SQLite's own rules (`PRAGMA integrity_check`): slow, for
+    /// tools and tests.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let said: String = self
+            .conn
+            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+            .map_err(|source| StoreError::from_sql(&self.path, "verify the store", source))?;
+        if said == "ok" {
+            return Ok(());
+        }
+        Err(StoreError::Damaged {
+            path: self.path.clone(),
+            why: said,
+        })
+    }
+
     fn run<T, E: From<StoreError>>(
         &self,
         begin: &str,
@@ -132,7 +148,7 @@ fn connect(paths: &Paths, create: OpenFlags) -> Result<Connection, StoreError> {
     })?;
     conn.busy_handler(Some(wait)).map_err(sql)?;
     conn.execute_batch(
-        "PRAGMA journal_mode = PERSIST; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; \
+        "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; \
          PRAGMA cache_size = 64",
     )
     .map_err(sql)?;
