@@ -17,7 +17,7 @@ use crate::{PoolError, Span, Subnet};
 /// The longest document that is read, in bytes.
 pub const MAX_DOCUMENT: usize = 1 << 20;
 /// The most addresses in one document.
-pub const MAX_ADDRESSES: usize = 65_536;
+pub const MAX_ADDRESSES: usize = 32_768;
 /// The deepest nesting of elements.
 const MAX_DEPTH: usize = 16;
 

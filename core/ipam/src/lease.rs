@@ -82,8 +82,9 @@ pub trait Ledger {
     fn pass_unused(&mut self, lowest: IpAddr) -> Result<(), Self::Error>;
     /// The longest released of the pool, with the time of its release.
     fn longest_released(&mut self) -> Result<Option<(IpAddr, Millis)>, Self::Error>;
-    /// Forgets a released address.
-    fn forget(&mut self, address: IpAddr) -> Result<(), Self::Error>;
+    /// Takes a released address out of the pool's books until a [`Ledger::rebuild`] finds it in
+    /// the pool again.
+    fn set_aside(&mut self, address: IpAddr) -> Result<(), Self::Error>;
     /// Gives the address to the holder.
     fn lease(&mut self, address: IpAddr, to: &Holder, now: Millis) -> Result<(), Self::Error>;
     /// How many addresses of the pool are leased, and how many released.
@@ -274,7 +275,7 @@ fn pick<L: Ledger>(
         if pool.contains(address) {
             return Ok(Some(address));
         }
-        ledger.forget(address)?;
+        ledger.set_aside(address)?;
     }
     Ok(None)
 }

@@ -133,11 +133,12 @@ impl Ledger for Books<'_> {
         )
     }
 
-    fn forget(&mut self, released: IpAddr) -> Result<(), StoreError> {
+    fn set_aside(&mut self, released: IpAddr) -> Result<(), StoreError> {
         self.tx
             .execute(
-                "forget an address",
-                "DELETE FROM addresses WHERE scope = ?1 AND address = ?2 AND released IS NOT NULL",
+                "set an address aside",
+                "UPDATE addresses SET pool = '' \
+                 WHERE scope = ?1 AND address = ?2 AND released IS NOT NULL",
                 (self.scope, blob(released)),
             )
             .map(|_| ())
