@@ -61,13 +61,15 @@ pub enum DataType {
     Protocol = 12,
     /// `inet_service`: a port.
     Port = 13,
+    /// `ifname`: up to 15 bytes of text.
+    Name = 41,
 }
 
 impl DataType {
     /// Bytes that it takes.
     pub const fn size(self) -> usize {
         match self {
-            Self::Ipv6 => 16,
+            Self::Ipv6 | Self::Name => 16,
             Self::Ipv4 | Self::Protocol | Self::Port => 4,
         }
     }
@@ -234,6 +236,10 @@ impl Table<'_> {
         if !set.data.is_empty() {
             let (kind, length) = concatenated(set.data);
             body = body.be32(6, kind).be32(7, length);
+        }
+        if set.key == [DataType::Name] {
+            // For nft alone (user data 0, four bytes): text is in the host's byte order, 1.
+            body = body.bytes(13, &[&[0, 4][..], &1_u32.to_ne_bytes()].concat());
         }
         let object = format!(" set {} in", set.name);
         self.message(NEW_SET, body.be32(10, id), "create", &object)

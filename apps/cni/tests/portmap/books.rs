@@ -43,6 +43,7 @@ fn nft_lists_the_table_readably() {
         "ct status dnat ip saddr . ip daddr @snat4 masquerade",
         "ct status dnat ip6 saddr . ip6 daddr @snat6 masquerade",
         "iif != \"lo\" ip daddr 127.0.0.0/8 drop",
+        "elements = { \"d1b121f2dbde30a\" comment \"test-net/pod1/eth0\" }",
         "127.0.0.1 . 10.244.0.1 comment \"test-net/pod1/eth0\"",
     ] {
         assert!(ruleset.contains(line), "{line} is not in\n{ruleset}");
@@ -71,13 +72,15 @@ fn add_is_idempotent_and_a_taken_port_names_its_holder_and_changes_nothing() {
     let server = listen(&one.ns, "[::]:90");
     reaches(&world.client, "10.9.0.1:8080", &server);
     // An address belongs to one: who has it now takes over what it led to.
-    let heir = Pod {
-        container: "heir".to_owned(),
-        ..one
-    };
+    let mut heir = one;
+    let container = std::mem::replace(&mut heir.container, "heir".to_owned());
     world.add(&heir, &mappings);
     world.check(&heir, &mappings).unwrap();
-    assert!(!world.ruleset().contains("pod1"));
+    let late = Pod { container, ..heir };
+    world.del(&late, &json!({}));
+    let ruleset = world.ruleset();
+    assert!(!ruleset.contains("pod1/eth0"), "{ruleset}");
+    assert!(ruleset.contains("heir/eth0"), "{ruleset}");
 }
 
 #[test]
@@ -115,8 +118,8 @@ fn sixteen_at_once_share_the_table_and_one_alone_gets_a_port() {
                 scope.spawn(|| world.add(pod, &of(pod)));
             }
         });
-        // For each family: eight mappings, hairpin; for IPv4 the loopback.
-        assert_eq!(world.elements(), 16 * (2 * 9 + 1));
+        // For each family: eight mappings, hairpin; for IPv4 the loopback; the owner.
+        assert_eq!(world.elements(), 16 * (2 * 9 + 2));
         let given = if round == 1 { Some(json!({})) } else { None };
         std::thread::scope(|scope| {
             for pod in &pods {

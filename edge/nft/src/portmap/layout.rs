@@ -1,8 +1,8 @@
 //! The table: its sets, chains and rules. None of them depends on a mapping.
 
-use super::Masquerade;
 use std::net::Ipv6Addr;
 
+use super::Masquerade;
 use crate::expr::Meta::TransportProtocol;
 use crate::expr::{
     Expr, Header, Register, destination_translated, family_is, for_this_node, from_a_link,
@@ -87,6 +87,13 @@ pub(super) static V6: PerFamily = sets!(
     8,
     24
 );
+
+/// Who has mappings.
+pub(super) static OWNERS: Set<'static> = Set {
+    name: "owners",
+    key: &[DataType::Name],
+    data: &[],
+};
 
 impl PerFamily {
     pub fn maps(&self) -> [&Set<'static>; 2] {
@@ -217,9 +224,9 @@ fn loopback6() -> Vec<Expr<'static>> {
     rule
 }
 
-/// All sets of both families.
+/// All sets.
 pub(super) fn sets() -> impl Iterator<Item = &'static Set<'static>> {
-    V4.sets().into_iter().chain(V6.sets())
+    V4.sets().into_iter().chain(V6.sets()).chain([&OWNERS])
 }
 
 /// Messages that create what is missing and lay the rules anew, for one transaction. Elements

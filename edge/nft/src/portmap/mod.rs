@@ -18,6 +18,9 @@
 //! # Who owns an element
 //! Its comment: `network/container/interface`, which `nft list table inet watari-portmap` shows.
 //! A part longer than 100 bytes is replaced by `~` and 40 hexadecimal digits of its SHA-256.
+//! The set `owners` holds 15 digits of the comment's SHA-256 for each owner, so that a DEL that
+//! is not told the mappings (most pods have none) need not read the maps to find that there are
+//! none.
 //!
 //! # Several writers
 //! Plugins run side by side, without a lock. An ADD is one transaction whose elements must not

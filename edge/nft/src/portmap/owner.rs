@@ -26,6 +26,15 @@ impl Owner {
         format!("{}/", short(network.as_str()))
     }
 
+    /// The key of the owner with this comment in the set `owners`: 15 hexadecimal digits of its
+    /// SHA-256, and a zero.
+    pub(super) fn key(comment: &str) -> Vec<u8> {
+        let mut key = hexadecimal(comment, 8).into_bytes();
+        key.truncate(15);
+        key.push(0);
+        key
+    }
+
     /// The comment.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -37,12 +46,17 @@ fn short(part: &str) -> String {
     if part.len() <= LONGEST {
         return part.to_owned();
     }
-    let mut short = "~".to_owned();
-    for byte in Sha256::digest(part).iter().take(20) {
+    format!("~{}", hexadecimal(part, 20))
+}
+
+/// The first bytes of the SHA-256 of a text.
+fn hexadecimal(text: &str, bytes: usize) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(text).iter().take(bytes) {
         // Writing to a string cannot fail.
-        let _ = write!(short, "{byte:02x}");
+        let _ = write!(digits, "{byte:02x}");
     }
-    short
+    digits
 }
 
 #[cfg(test)]

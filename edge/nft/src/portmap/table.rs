@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use nix::errno::Errno;
 use watari_model::{Attachment, NetworkName, Protocol};
 
-use super::layout::{CHAINS, PerFamily, TABLE, V4, V6, create, rules, sets};
+use super::layout::{CHAINS, OWNERS, PerFamily, TABLE, V4, V6, create, rules, sets};
 use super::{HostPort, Mapping, Masquerade, Owner, PortError, Wanted};
 use crate::conntrack::Flows;
 use crate::message::Message;
@@ -110,6 +110,10 @@ fn entries(wanted: &Wanted) -> BTreeSet<Entry> {
             comment: wanted.owner.as_str().to_owned(),
         },
     };
+    if !wanted.mappings.is_empty() {
+        let key = Owner::key(wanted.owner.as_str());
+        entries.insert(entry((OWNERS.name, key), Vec::new()));
+    }
     for mapping in &wanted.mappings {
         let family = of(mapping.target);
         let target = octets(mapping.target);
@@ -205,8 +209,13 @@ impl PortMaps {
         self.remove_keys(&keys, |comment| comment == owner.as_str())
     }
 
-    /// Removes all mappings of an owner, whatever they are: reads the whole maps.
+    /// Removes all mappings of an owner, whatever they are. Reads the whole maps, but only if the
+    /// owner has any.
     pub fn remove_all(&mut self, owner: &Owner) -> Result<Vec<Mapping>, PortError> {
+        let (_, found) = self.look_up(&[(OWNERS.name, Owner::key(owner.as_str()))])?;
+        if found.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
         self.remove_where(|comment| comment == owner.as_str())
     }
 
@@ -256,6 +265,7 @@ impl PortMaps {
                     continue;
                 };
                 doomed.insert(key.clone());
+                beside.insert((OWNERS.name, Owner::key(&element.comment)));
                 let Some(mapping) = parse_mapping(key.0, &element) else {
                     continue;
                 };
@@ -484,6 +494,9 @@ fn describe(set: &str, element: &Element) -> String {
     if let Some(mapping) = parse_mapping(set, element) {
         let target = std::net::SocketAddr::new(mapping.target, mapping.target_port);
         return format!("element {} : {target} of map {set}", mapping.host);
+    }
+    if set == OWNERS.name {
+        return format!("the element of {:?} in set {set}", element.comment);
     }
     let size = if set.ends_with('4') { 4 } else { 16 };
     let addresses: Vec<String> = element
