@@ -259,6 +259,27 @@ fn status_probes_and_leaves_nothing() {
 }
 
 #[test]
+fn status_beside_add_never_takes_a_mapping_away() {
+    let world = World::new();
+    let pod = paper_pod(1);
+    let mappings = conf(&[(8080, 80, "tcp")]);
+    for _ in 0..20 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    world
+                        .plugin(&pod, Command::Status, &json!({}), portmap::status)
+                        .unwrap_or_else(|error| panic!("{error}"));
+                });
+            }
+            scope.spawn(|| world.add(&pod, &mappings));
+        });
+        assert_eq!(world.check(&pod, &mappings), Ok(()));
+        world.node.run(&["nft", "flush", "ruleset"]);
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_refused_and_what_does_no_harm_is_not() {
     let world = World::new();
     let pod = world.pod(1);

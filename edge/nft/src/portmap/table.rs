@@ -9,7 +9,7 @@ use watari_model::{Attachment, NetworkName, Protocol};
 use super::layout::{CHAINS, OWNERS, PerFamily, TABLE, V4, V6, create, rules, sets};
 use super::{HostPort, Mapping, Masquerade, Owner, PortError, Wanted};
 use crate::conntrack::Flows;
-use crate::message::Message;
+use crate::message::{EXCLUSIVE, Message};
 use crate::object::{Element, get_generation, parse_elements, parse_generation, says};
 use crate::{Batch, Error, Socket};
 
@@ -379,9 +379,14 @@ impl PortMaps {
             return Ok(());
         }
         let mut batch = Batch::new();
+        // Exclusive: a table that an ADD creates meanwhile is not ours to delete.
+        batch.push(TABLE.create().with(EXCLUSIVE));
         batch.extend(create());
         batch.push(TABLE.delete());
-        self.socket.commit(&batch)
+        match self.socket.commit(&batch) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
+            result => result,
+        }
     }
 
     /// Reads, decides and writes, again until nobody else wrote in between. `decide` gives the
