@@ -33,9 +33,18 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The field, unless absent or `null`.
+    /// The field, unless absent or `null`. Without a field of this very name, one in other letter
+    /// case counts: Go's JSON decoder takes it, so runtimes send it (containerd writes
+    /// `ContainerPort`).
     pub fn get(&self, key: &str) -> Option<Field<'a>> {
-        let value = self.map.get(key).filter(|value| !value.is_null())?;
+        let in_other_case = || {
+            let mut fields = self.map.iter();
+            Some(fields.find(|(name, _)| name.eq_ignore_ascii_case(key))?.1)
+        };
+        let value = self.map.get(key).or_else(in_other_case)?;
+        if value.is_null() {
+            return None;
+        }
         let path = if self.path.is_empty() {
             key.to_owned()
         } else {

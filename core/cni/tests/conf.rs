@@ -57,6 +57,23 @@ fn port_mappings_take_their_defaults() {
 }
 
 #[test]
+fn names_in_other_letter_case_count_as_in_go() {
+    let conf = with(
+        "runtimeConfig",
+        json!({"portMappings": [
+            {"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+            {"hostPort": 1, "HOSTPORT": 2, "containerPort": 3},
+        ]}),
+    );
+    let mappings = NetConf::parse(&conf).unwrap().runtime.port_mappings;
+    let ports: Vec<_> = mappings
+        .iter()
+        .map(|m| (m.host_port, m.container_port))
+        .collect();
+    assert_eq!(ports, [(8080, 80), (1, 3)], "the exact name first");
+}
+
+#[test]
 fn what_is_not_json_is_refused_with_its_place() {
     for (conf, says) in [
         (&b"{\"cniVersion\": \n  nope}"[..], "line 2 column"),
