@@ -122,7 +122,8 @@ fn sweep() {
         let process = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.rsplit('-').next());
-        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+        // A process that has ended has no program, even while nobody has asked how it ended.
+        if process.is_some_and(|id| fs::read_link(format!("/proc/{id}/exe")).is_err()) {
             down(&name);
         }
     }

@@ -84,3 +84,13 @@ fn the_reference_plugins_pass() {
     std::fs::write(dir.path().join("10-reference.conflist"), REFERENCE).expect("write a conflist");
     pods_come_and_go("reference", dir.path(), Path::new("/usr/lib/cni"));
 }
+
+/// The conflist of an AKS node, as the lab installs it, with our plugins behind its names.
+#[test]
+fn an_aks_conflist_carries_pods() {
+    pods_come_and_go(
+        "aks",
+        Path::new("/etc/cni/net.d"),
+        Path::new("/opt/cni/bin"),
+    );
+}
