@@ -107,6 +107,21 @@ fn a_list_speaks_its_newest_known_version() {
 }
 
 #[test]
+fn the_aks_conflist_is_read_as_it_is() {
+    let list = ConfList::parse(
+        br#"{ "cniVersion": "0.3.0", "name": "azure", "plugins": [
+            { "type": "azure-vnet", "mode": "transparent",
+              "ipsToRouteViaHost": ["169.254.20.10"], "ipam": { "type": "azure-vnet-ipam" } },
+            { "type": "portmap", "capabilities": { "portMappings": true }, "snat": true } ] }"#,
+    )
+    .unwrap();
+    assert_eq!(list.version, Version::V0_3_0);
+    let kinds: Vec<_> = list.plugins.iter().map(|p| p.kind.as_str()).collect();
+    assert_eq!(kinds, ["azure-vnet", "portmap"]);
+    assert!(list.plugins[1].capabilities.contains("portMappings"));
+}
+
+#[test]
 fn a_result_of_the_lists_version_passes_with_unknown_fields() {
     let list =
         ConfList::parse(br#"{"cniVersion":"0.4.0","name":"n","plugins":[{"type":"a"}]}"#).unwrap();

@@ -1,11 +1,13 @@
 //! Chaining, the cache and GC, over plugins that write down what they were told.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::common::{World, attachment};
 use serde_json::json;
 use watari_cni_spec::{CniError, Code};
-use watari_runtime::{Error, NetworkList};
+use watari_runtime::{Error, NetworkList, Runtime};
+use watari_testkit::wait_until;
 
 #[test]
 fn add_goes_forward_and_del_backward_with_the_results_handed_on() {
@@ -249,6 +251,54 @@ fn gc_detaches_what_is_not_valid_and_tells_the_plugins() {
     world.runtime.gc(&list, &[]).unwrap();
     world.check(&list, "c2").unwrap();
     assert_eq!(world.order(), "", "disabled");
+}
+
+#[test]
+fn gc_and_add_exclude_each_other() {
+    let world = World::new(&["a"]);
+    let list = world.list("1.1.0", &["a"]);
+    let go = world.file("go");
+    let hold = format!(
+        "for i in $(seq 2000); do [ -e {} ] && break; sleep 0.01; done",
+        go.display()
+    );
+    world.on("a", "ADD", &hold);
+    let hasty = Runtime {
+        timeout: Duration::from_millis(100),
+        ..world.runtime.clone()
+    };
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| world.add(&list, "c1"));
+        wait_until(Duration::from_secs(10), "ADD to begin", || {
+            world.file("log").exists()
+        });
+        let error = hasty.gc(&list, &[]).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        fs::write(&go, "").unwrap();
+        adding.join().unwrap().unwrap();
+    });
+    world.runtime.gc(&list, &[attachment("c1")]).unwrap();
+    assert_eq!(world.order(), "ADD a, GC a");
+}
+
+#[test]
+fn many_attachments_go_side_by_side() {
+    let world = World::new(&["a"]);
+    let list = world.list("1.0.0", &["a"]);
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let (world, list) = (&world, &list);
+            scope.spawn(move || {
+                for turn in 0..5 {
+                    let container = format!("c{worker}-{turn}");
+                    world.add(list, &container).unwrap();
+                    assert_eq!(world.del(list, &container), Ok(None));
+                }
+            });
+        }
+    });
+    let left = fs::read_dir(world.file("cache/results")).unwrap().count();
+    assert_eq!(left, 0);
 }
 
 #[test]
