@@ -22,6 +22,9 @@ use watari_tables::{Neighbour, Route};
 use crate::Netns;
 use crate::handle::Outgoing;
 
+/// `RT_TABLE_LOCAL` of `linux/rtnetlink.h`.
+const TABLE_LOCAL: u8 = 255;
+
 /// One end of a veth pair that is to be made.
 #[derive(Debug, Clone)]
 pub struct Veth<'a> {
@@ -55,6 +58,8 @@ pub enum RouteKind {
     Unreachable,
     /// Drops it in silence.
     Blackhole,
+    /// Takes it in: the destination is an address of this namespace. In the table `local`.
+    Local,
 }
 
 /// A route with all that can be said of it.
@@ -86,6 +91,20 @@ impl NewRoute {
             replace: false,
         }
     }
+
+    /// What the kernel makes of an address of a link by itself, for IPv6 some time after the
+    /// address is there.
+    pub fn local(index: u32, address: IpAddr) -> Self {
+        let route = Route {
+            destination: address.into(),
+            via: None,
+        };
+        Self {
+            protocol: RouteProtocol::Kernel,
+            kind: RouteKind::Local,
+            ..Self::unicast(index, route)
+        }
+    }
 }
 
 /// A change of a namespace's network. Links are meant by index, which does not change under a
@@ -112,9 +131,9 @@ pub enum Change<'a> {
     AddAddressWithRoute(u32, IpNet),
     /// Deletes an address.
     DeleteAddress(u32, IpNet),
-    /// Adds a route to the main table.
+    /// Adds a route, to the main table if it is not a local one.
     AddRoute(NewRoute),
-    /// Deletes a route from the main table.
+    /// Deletes a route.
     DeleteRoute(NewRoute),
     /// Adds, or replaces, a permanent neighbour.
     SetNeighbour(u32, Neighbour),
@@ -321,7 +340,10 @@ fn route_message(new: &NewRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(destination.addr());
     message.header.destination_prefix_length = destination.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = match new.kind {
+        RouteKind::Local => TABLE_LOCAL,
+        _ => RouteHeader::RT_TABLE_MAIN,
+    };
     message.header.protocol = match new.protocol {
         RouteProtocol::Static => route::RouteProtocol::Static,
         RouteProtocol::Dhcp => route::RouteProtocol::Dhcp,
@@ -331,6 +353,7 @@ fn route_message(new: &NewRoute) -> RouteMessage {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Unreachable => RouteType::Unreachable,
         RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Local => RouteType::Local,
     };
     let direct = via.is_none() && new.kind == RouteKind::Unicast && destination.addr().is_ipv4();
     message.header.scope = if direct {

@@ -1,11 +1,15 @@
 //! One pod's veth pair, made, taken away and looked at as a whole.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Endpoint, LinkTables, Neighbour, Route};
 
 use crate::{Change, Handle, NetlinkError, Netns, NewRoute, Veth, sysctl};
+
+/// How long to wait for a new link to carry packets.
+const CARRIER: Duration = Duration::from_secs(2);
 
 /// What [`create`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +129,25 @@ fn configure(
     changes.extend(contents(&endpoint.pod, pod_index));
     pod.batch(&changes)?;
     host.batch(&contents(&endpoint.host, link.index))?;
+    wait_for_carrier(host, link.index)?;
     Ok(Created {
         host_index: link.index,
     })
+}
+
+/// Of two ends the one that is brought up first gets its carrier with the second, and sends only
+/// when the kernel's link watch has seen that, which can take a while; what is sent before is
+/// lost. From 6.8 on the question itself makes the kernel catch up.
+fn wait_for_carrier(host: &mut Handle, index: u32) -> Result<(), NetlinkError> {
+    let deadline = Instant::now() + CARRIER;
+    while let Some(link) = host.link_by_index(index)?
+        && !link.running
+        // The pod has a link that works, only later: no reason to take it away again.
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn write_settings(link: &LinkTables) -> Result<(), NetlinkError> {
@@ -142,6 +162,10 @@ fn contents(link: &LinkTables, index: u32) -> Vec<Change<'static>> {
         .addresses
         .iter()
         .map(|&net| Change::AddAddress(index, net));
+    // The kernel defers the local route of an IPv6 address to a work queue, even where nothing
+    // is to be detected; until then the pod refuses what is sent to it.
+    let own = link.addresses.iter().filter(|net| net.addr().is_ipv6());
+    let own = own.map(|net| Change::AddRoute(NewRoute::local(index, net.addr())));
     let neighbours = link
         .neighbours
         .iter()
@@ -158,6 +182,7 @@ fn contents(link: &LinkTables, index: u32) -> Vec<Change<'static>> {
         .chain(indirect)
         .map(|route| Change::AddRoute(NewRoute::unicast(index, route)));
     addresses
+        .chain(own)
         .chain(neighbours)
         .chain(proxies)
         .chain(routes)

@@ -34,6 +34,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// `IFF_UP`.
     pub up: bool,
+    /// `IFF_RUNNING`: it carries packets. Follows `up` and the carrier with a delay.
+    pub running: bool,
     /// `IFF_LOOPBACK`.
     pub loopback: bool,
     /// The driver's kind (`veth`, `bridge`, …); empty for a physical link.
@@ -224,6 +226,7 @@ fn link_of(answer: &RouteNetlinkMessage) -> Option<Link> {
         alias: String::new(),
         peer: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         kind: String::new(),
     };
