@@ -132,6 +132,7 @@ fn unreachable(destination: IpNet) -> NewRoute {
         index: None,
         protocol: RouteProtocol::Static,
         kind: RouteKind::Unreachable,
+        scope_link: false,
         onlink: false,
         replace: false,
     }

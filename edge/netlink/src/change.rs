@@ -73,6 +73,9 @@ pub struct NewRoute {
     pub protocol: RouteProtocol,
     /// What it does.
     pub kind: RouteKind,
+    /// Of a direct IPv4 route: the destination is on the link itself (`scope link`), so it may be a
+    /// next hop; else it is somewhere behind it.
+    pub scope_link: bool,
     /// The next hop is on the link though no address of the node says so.
     pub onlink: bool,
     /// Another route to the same destination is replaced.
@@ -87,6 +90,7 @@ impl NewRoute {
             index: Some(index),
             protocol: RouteProtocol::Static,
             kind: RouteKind::Unicast,
+            scope_link: route.via.is_none(),
             onlink: false,
             replace: false,
         }
@@ -169,7 +173,12 @@ impl Change<'_> {
                 };
                 (RouteNetlinkMessage::NewRoute(route_message(new)), flags)
             }
-            Self::DeleteRoute(old) => (RouteNetlinkMessage::DelRoute(route_message(old)), 0),
+            Self::DeleteRoute(old) => {
+                let mut message = route_message(old);
+                // Whatever scope it has.
+                message.header.scope = RouteScope::NoWhere;
+                (RouteNetlinkMessage::DelRoute(message), 0)
+            }
             Self::SetNeighbour(index, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
                 let mac = neighbour.mac.0.to_vec();
@@ -355,8 +364,8 @@ fn route_message(new: &NewRoute) -> RouteMessage {
         RouteKind::Blackhole => RouteType::BlackHole,
         RouteKind::Local => RouteType::Local,
     };
-    let direct = via.is_none() && new.kind == RouteKind::Unicast && destination.addr().is_ipv4();
-    message.header.scope = if direct {
+    let v4_unicast = new.kind == RouteKind::Unicast && destination.addr().is_ipv4();
+    message.header.scope = if v4_unicast && via.is_none() && new.scope_link {
         RouteScope::Link
     } else {
         RouteScope::Universe

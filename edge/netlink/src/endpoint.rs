@@ -177,10 +177,18 @@ fn contents(link: &LinkTables, index: u32) -> Vec<Change<'static>> {
     // A next hop must be reachable when its route comes: direct routes first.
     let (direct, indirect): (Vec<Route>, Vec<Route>) =
         link.routes.iter().partition(|route| route.via.is_none());
-    let routes = direct
-        .into_iter()
-        .chain(indirect)
-        .map(|route| Change::AddRoute(NewRoute::unicast(index, route)));
+    let routes = direct.into_iter().chain(indirect).map(|route| {
+        // A pod is behind its host-side link; only what is a next hop is on a link.
+        let through = |other: &Route| {
+            other
+                .via
+                .is_some_and(|via| route.destination.contains(&via))
+        };
+        Change::AddRoute(NewRoute {
+            scope_link: link.routes.iter().any(through),
+            ..NewRoute::unicast(index, route)
+        })
+    });
     addresses
         .chain(own)
         .chain(neighbours)
