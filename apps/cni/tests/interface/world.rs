@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use watari_cni::Plugin;
-use watari_cni_spec::{Capabilities, CniArgs, CniError, CniResult, Code};
+use watari_cni_spec::{Capabilities, CniArgs, CniError, CniResult};
 use watari_model::{Attachment, ContainerId, IfName};
 use watari_runtime::{Error, NetworkList, Runtime};
 use watari_testkit::Netns;
