@@ -1,18 +1,22 @@
+use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
-use watari_cni_spec::{CniError, Code, Command, Dns, IpConfig, NetConf, Request, ResultRoute};
+use watari_cni_spec::{
+    CniError, CniResult, Code, Command, Dns, IpConfig, NetConf, Request, ResultRoute,
+};
 use watari_ipam::{Holder, IpamConf, Kind};
-use watari_model::Attachment;
+use watari_model::{Attachment, NetworkName};
 use watari_runtime::delegate;
 use watari_store::{EndpointRecord, Store};
 
 use super::conf::InterfaceConf;
-use crate::Plugin;
 use crate::ipam;
 
 /// Azure's second plugin for addresses, called where `ipv6Mode` is set.
 const SECOND: &str = "azure-vnet-ipamv6";
+/// The environment that it is called with.
+const SECOND_ENVIRONMENT: &str = "ipv6NodeIpam";
 
 /// What a pod gets.
 #[derive(Debug, Clone, Default)]
@@ -40,11 +44,16 @@ impl Granted {
 /// the endpoint; others are executed, as the specification says (section 4).
 pub struct Addresses<'a> {
     request: &'a Request,
-    conf: &'a NetConf,
-    plugins: Vec<Ipam>,
+    plugins: Vec<Ipam<'a>>,
 }
 
-enum Ipam {
+/// One IPAM plugin, and the configuration that it is called with.
+struct Ipam<'a> {
+    who: Who,
+    conf: Cow<'a, NetConf>,
+}
+
+enum Who {
     Ours(Kind),
     Other(String),
 }
@@ -63,15 +72,17 @@ impl<'a> Addresses<'a> {
             )
             .because("say who hands out addresses, as {\"ipam\":{\"type\":\"azure-vnet-ipam\"}}")
         })?;
-        let mut plugins = vec![which(kind, request)];
+        let mut plugins = vec![Ipam {
+            who: which(kind, request),
+            conf: Cow::Borrowed(conf),
+        }];
         if own.ipv6 && kind != SECOND {
-            plugins.push(which(SECOND, request));
+            plugins.push(Ipam {
+                who: which(SECOND, request),
+                conf: Cow::Owned(second(conf)),
+            });
         }
-        Ok(Self {
-            request,
-            conf,
-            plugins,
-        })
+        Ok(Self { request, plugins })
     }
 
     /// Gets the addresses and records the endpoint that `record` makes of them: with our own IPAM
@@ -84,13 +95,13 @@ impl<'a> Addresses<'a> {
     ) -> Result<(Granted, EndpointRecord), CniError> {
         let mut granted = Granted::default();
         for (done, plugin) in self.plugins.iter().enumerate() {
-            let Ipam::Other(kind) = plugin else { continue };
-            if let Err(error) = self.add_other(kind, &mut granted) {
+            if let Err(error) = self.add_other(plugin, &mut granted) {
                 self.undo_others(&self.plugins[..done]);
                 return Err(error);
             }
         }
-        self.record(store, attachment, &granted, record)
+        let network = &self.plugins[0].conf.name;
+        self.record(store, network, attachment, &granted, record)
             .inspect_err(|_| {
                 self.undo_others(&self.plugins);
             })
@@ -99,18 +110,17 @@ impl<'a> Addresses<'a> {
     fn record(
         &self,
         store: &Store,
+        network: &NetworkName,
         attachment: &Attachment,
         others: &Granted,
         record: impl Fn(&Granted) -> EndpointRecord,
     ) -> Result<(Granted, EndpointRecord), CniError> {
         let mut confs = Vec::new();
-        for plugin in &self.plugins {
-            if let Ipam::Ours(kind) = plugin {
-                confs.push(IpamConf::parse(self.conf, &self.request.args, *kind)?);
-            }
+        for (conf, kind) in self.ours() {
+            confs.push(IpamConf::parse(conf, &self.request.args, kind)?);
         }
         let holder = Holder {
-            network: self.conf.name.clone(),
+            network: network.clone(),
             attachment: attachment.clone(),
         };
         ipam::with_addresses(store, &confs, &holder, |tx, assigned| {
@@ -130,93 +140,97 @@ impl<'a> Addresses<'a> {
         })
     }
 
-    fn add_other(&self, kind: &str, granted: &mut Granted) -> Result<(), CniError> {
-        let result = self.call(kind, Command::Add)?.unwrap_or_default();
+    fn add_other(&self, plugin: &Ipam<'_>, granted: &mut Granted) -> Result<(), CniError> {
+        let result = self.call(plugin, Command::Add)?.unwrap_or_default();
         granted.take(&result.ips, &result.routes, &result.dns);
         Ok(())
     }
 
-    /// Takes back what other IPAM plugins gave to an ADD that failed. Our own leases went with
-    /// the endpoint.
-    pub fn undo(&self) -> Result<(), CniError> {
-        self.others(Command::Del)
-    }
-
-    /// DEL: like [`Self::undo`].
+    /// Takes back what other IPAM plugins gave, for DEL and for an ADD that failed. Our own
+    /// leases go with the endpoint.
     pub fn release(&self) -> Result<(), CniError> {
         self.others(Command::Del)
     }
 
-    fn undo_others(&self, plugins: &[Ipam]) {
+    fn undo_others(&self, plugins: &[Ipam<'_>]) {
         for plugin in plugins {
             // The error that led here says more than one of its undoing; DEL comes again.
-            if let Ipam::Other(kind) = plugin {
-                drop(self.call(kind, Command::Del));
-            }
+            drop(self.call(plugin, Command::Del));
         }
     }
 
     fn others(&self, command: Command) -> Result<(), CniError> {
         for plugin in &self.plugins {
-            if let Ipam::Other(kind) = plugin {
-                self.call(kind, command)?;
-            }
+            self.call(plugin, command)?;
         }
         Ok(())
     }
 
     /// CHECK, on every plugin.
     pub fn check(&self) -> Result<(), CniError> {
-        for kind in self.ours() {
-            ipam::check(self.request, self.conf, kind)?;
+        for (conf, kind) in self.ours() {
+            ipam::check(self.request, conf, kind)?;
         }
         self.others(Command::Check)
     }
 
     /// GC, on every plugin. Our leases are of the network, whichever of our plugins gave them.
     pub fn gc(&self) -> Result<(), CniError> {
-        if self.ours().next().is_some() {
-            ipam::gc(self.conf)?;
+        if let Some((conf, _)) = self.ours().next() {
+            ipam::gc(conf)?;
         }
         self.others(Command::Gc)
     }
 
     /// STATUS, on every plugin.
     pub fn status(&self) -> Result<(), CniError> {
-        for kind in self.ours() {
-            ipam::status(self.conf, kind)?;
+        for (conf, kind) in self.ours() {
+            ipam::status(conf, kind)?;
         }
         self.others(Command::Status)
     }
 
-    fn ours(&self) -> impl Iterator<Item = Kind> {
-        self.plugins.iter().filter_map(|plugin| match plugin {
-            Ipam::Ours(kind) => Some(*kind),
-            Ipam::Other(_) => None,
+    fn ours(&self) -> impl Iterator<Item = (&NetConf, Kind)> {
+        self.plugins.iter().filter_map(|plugin| match plugin.who {
+            Who::Ours(kind) => Some((plugin.conf.as_ref(), kind)),
+            Who::Other(_) => None,
         })
     }
 
-    fn call(
-        &self,
-        kind: &str,
-        command: Command,
-    ) -> Result<Option<watari_cni_spec::CniResult>, CniError> {
+    /// Executes a plugin that is not ours; ours do their part in this process.
+    fn call(&self, plugin: &Ipam<'_>, command: Command) -> Result<Option<CniResult>, CniError> {
+        let Who::Other(kind) = &plugin.who else {
+            return Ok(None);
+        };
         let request = Request {
             command,
             ..self.request.clone()
         };
-        let stdin = Value::Object(self.conf.raw.clone()).to_string();
+        let stdin = Value::Object(plugin.conf.raw.clone()).to_string();
         delegate(kind, &request, stdin.as_bytes()).map_err(CniError::from)
     }
 }
 
+/// The configuration for the second plugin, as Azure's makes it: IPv6 comes of the node's Pod
+/// CIDR, unless the configuration says otherwise.
+fn second(conf: &NetConf) -> NetConf {
+    let mut conf = conf.clone();
+    let mut ipam = conf.ipam.unwrap_or_default();
+    ipam.insert("type".to_owned(), SECOND.into());
+    ipam.entry("environment")
+        .or_insert_with(|| SECOND_ENVIRONMENT.into());
+    conf.raw
+        .insert("ipam".to_owned(), Value::Object(ipam.clone()));
+    conf.ipam = Some(ipam);
+    conf
+}
+
 /// Ours, unless `CNI_PATH` holds another program under the name.
-fn which(kind: &str, request: &Request) -> Ipam {
-    let ours = match Plugin::ipam(kind) {
-        Some(Plugin::Ipam(families)) if is_this_program(kind, request) => Some(families),
-        _ => None,
-    };
-    ours.map_or_else(|| Ipam::Other(kind.to_owned()), Ipam::Ours)
+fn which(kind: &str, request: &Request) -> Who {
+    match Kind::of(kind) {
+        Some(ours) if is_this_program(kind, request) => Who::Ours(ours),
+        _ => Who::Other(kind.to_owned()),
+    }
 }
 
 fn is_this_program(kind: &str, request: &Request) -> bool {

@@ -67,7 +67,7 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
         .map_err(CreateError::Kernel)
         .and_then(|()| create(&record.tables, &mut host, &netns));
     if let Err(error) = made {
-        let undone = forget(&store, conf, &attachment).and_then(|()| addresses.undo());
+        let undone = forget(&store, conf, &attachment).and_then(|()| addresses.release());
         return Err(undo_error(&error, undone.err()));
     }
     Ok(result(conf, request, &record.tables, &granted))

@@ -82,6 +82,26 @@ fn what_the_runtime_asks_for_is_honoured() {
 }
 
 #[test]
+fn ipv6_mode_asks_for_an_address_of_the_nodes_pod_cidr_too() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let file = node.netns.dir().join("node.json");
+    std::fs::write(&file, r#"{"podCIDRs":["10.244.0.0/24","fd0a::/64"]}"#).unwrap();
+    let ipam =
+        json!({"type": "static", "addresses": [{"address": "10.240.9.9/16"}], "nodeFile": file});
+    let plugin = json!({"type": "azure-vnet", "ipv6Mode": "ipv6nat", "ipam": ipam});
+    let list = node.network("1.0.0", plugin);
+    let result = node.add(&list, &pod).unwrap();
+    assert_eq!(addresses(&result)[0], "10.240.9.9/16");
+    assert!(addresses(&result)[1].starts_with("fd0a::"), "{result:?}");
+    for address in ["10.240.0.4", "fd00::4"] {
+        pod.netns.run(&["ping", "-c1", "-W1", address]);
+    }
+    node.check(&list, &pod).unwrap();
+    node.del(&list, &pod, None);
+    node.assert_clean();
+}
+
+#[test]
 fn an_exhausted_pool_is_an_error_of_its_own() {
     let (node, pod, other) = (Node::new(), Pod::new("c1"), Pod::new("c2"));
     let range =
