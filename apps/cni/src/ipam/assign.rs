@@ -32,8 +32,8 @@ impl Assigned {
     }
 }
 
-/// Leases one address of each prepared pool for the holder, the requested ones where asked, and
-/// caches a newly fetched document, inside the caller's transaction.
+/// Leases one address of each prepared pool for the holder, the requested ones where asked,
+/// inside the caller's transaction.
 pub fn assign(
     tx: &Tx<'_>,
     conf: &IpamConf,
@@ -41,7 +41,6 @@ pub fn assign(
     holder: &Holder,
     now: Millis,
 ) -> Result<Assigned, CniError> {
-    prepared.remember(tx)?;
     let pools = prepared.pools();
     let requests = share_out(pools, &conf.requested)?;
     let mut ips = Vec::new();

@@ -46,17 +46,11 @@ pub fn with_addresses<T>(
 ) -> Result<T, CniError> {
     let mut attempt = |prepared: &[Prepared]| {
         let now = watari_store::now();
-        let done = store.write(|tx| {
+        store.write(|tx| {
             let each = confs.iter().zip(prepared);
             let assigned = each.map(|(conf, prepared)| assign(tx, conf, prepared, holder, now));
             work(tx, &assigned.collect::<Result<Vec<_>, _>>()?)
-        });
-        if done.is_err() && prepared.iter().any(Prepared::has_news) {
-            // Keep the answer, so that the next ADD does not ask again; the error that matters
-            // is the first.
-            let _ = store.write(|tx| prepared.iter().try_for_each(|one| one.remember(tx)));
-        }
-        done
+        })
     };
     let prepare_all = |want: Want| {
         let each = confs.iter().map(|conf| prepare(store, conf, want));

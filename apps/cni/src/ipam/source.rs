@@ -8,7 +8,7 @@ use watari_ipam::{
     parse_node_file, parse_resolv_conf,
 };
 use watari_model::MacAddr;
-use watari_store::{Store, StoreError, Tx};
+use watari_store::{Store, StoreError};
 
 /// The scope of the node's own addresses, whatever network gives them out.
 const NODE_SCOPE: &str = "node";
@@ -25,21 +25,11 @@ pub enum Want {
     Newest,
 }
 
-/// Pools to lease from, and what is to be remembered of their making.
+/// Pools to lease from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     pools: Vec<Pool>,
-    note: Option<Note>,
     dns: Dns,
-}
-
-/// A change to the cached documents.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Note {
-    key: String,
-    body: String,
-    /// When the source was asked; not when the transaction runs.
-    at: Millis,
 }
 
 impl Prepared {
@@ -52,34 +42,18 @@ impl Prepared {
     pub fn dns(&self) -> &Dns {
         &self.dns
     }
-
-    /// Is there anything to remember?
-    pub fn has_news(&self) -> bool {
-        self.note.is_some()
-    }
-
-    /// Caches what was fetched, unless another process has cached something newer meanwhile.
-    /// Part of [`assign`](super::assign); for a caller whose transaction failed, so that the
-    /// source is not asked again at once.
-    pub fn remember(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let Some(note) = &self.note else {
-            return Ok(());
-        };
-        match tx.document(&note.key)? {
-            Some((_, at)) if at >= note.at => Ok(()),
-            _ => tx.put_document(&note.key, &note.body, note.at),
-        }
-    }
 }
 
 /// Makes the pools of a configuration. Asks the source if its cached answer is too old, outside
 /// of any transaction; a source that does not answer is no failure while there is an older
 /// answer. Addresses do not change owners silently, so an old answer is right or, at worst,
-/// incomplete.
+/// incomplete. A new answer is cached at once, in a commit of its own, so that nothing that fails
+/// later makes the next process ask again.
 pub fn prepare(store: &Store, conf: &IpamConf, want: Want) -> Result<Prepared, CniError> {
-    let (pools, note) = sourced(store, conf, want)?;
-    let dns = read_dns(conf)?;
-    Ok(Prepared { pools, note, dns })
+    Ok(Prepared {
+        pools: sourced(store, conf, want)?,
+        dns: read_dns(conf)?,
+    })
 }
 
 fn read_dns(conf: &IpamConf) -> Result<Dns, CniError> {
@@ -91,12 +65,9 @@ fn read_dns(conf: &IpamConf) -> Result<Dns, CniError> {
     Ok(parse_resolv_conf(&String::from_utf8_lossy(&bytes)))
 }
 
-type Sourced = (Vec<Pool>, Option<Note>);
-
-fn sourced(store: &Store, conf: &IpamConf, want: Want) -> Result<Sourced, CniError> {
-    let made = |pools| (pools, None);
+fn sourced(store: &Store, conf: &IpamConf, want: Want) -> Result<Vec<Pool>, CniError> {
     match &conf.source {
-        Source::Ranges(pools) => Ok(made(pools.clone())),
+        Source::Ranges(pools) => Ok(pools.clone()),
         Source::NodeCidrs { given, file, clamp } => {
             let cidrs = if given.is_empty() {
                 let bytes = read_file(file).map_err(|error| {
@@ -110,13 +81,13 @@ fn sourced(store: &Store, conf: &IpamConf, want: Want) -> Result<Sourced, CniErr
             let subnets: Result<Vec<_>, _> = cidrs.into_iter().map(Subnet::whole).collect();
             let subnets =
                 subnets.map_err(|error| CniError::new(Code::NO_SOURCE, error.to_string()))?;
-            pools(conf, "pod-cidr", &subnets).map(made)
+            pools(conf, "pod-cidr", &subnets)
         }
         Source::WireServer(_) | Source::StackFile(_) => documented(store, conf, want),
     }
 }
 
-fn documented(store: &Store, conf: &IpamConf, want: Want) -> Result<Sourced, CniError> {
+fn documented(store: &Store, conf: &IpamConf, want: Want) -> Result<Vec<Pool>, CniError> {
     let master = conf.master.as_ref().map_or("primary", |name| name.as_str());
     let key = match &conf.source {
         Source::WireServer(base) => format!("{base} {master}"),
@@ -134,35 +105,32 @@ fn documented(store: &Store, conf: &IpamConf, want: Want) -> Result<Sourced, Cni
     };
     let Some((body, at)) = cached else {
         let subnets = ask(conf, watari_azure::PATIENT)?;
-        return noted(conf, &name, key, &subnets, now);
+        cache(store, &key, &to_body(&subnets)?, now)?;
+        return pools(conf, &name, &subnets);
     };
     let left_alone = silent.is_some_and(|(_, at)| now.since(at) < LEAVE_ALONE);
-    if now.since(at) >= max_age && !left_alone {
-        if let Ok(subnets) = ask(conf, watari_azure::HASTY) {
-            return noted(conf, &name, key, &subnets, now);
-        }
-        let note = Some(Note {
-            key: silent_key,
-            body: String::new(),
-            at: now,
-        });
-        let pools = pools(conf, &name, &parse_cached(&body)?)?;
-        return Ok((pools, note));
+    if now.since(at) < max_age || left_alone {
+        return pools(conf, &name, &parse_cached(&body)?);
     }
-    let pools = pools(conf, &name, &parse_cached(&body)?)?;
-    Ok((pools, None))
+    if let Ok(subnets) = ask(conf, watari_azure::HASTY) {
+        cache(store, &key, &to_body(&subnets)?, now)?;
+        return pools(conf, &name, &subnets);
+    }
+    cache(store, &silent_key, "", now)?;
+    pools(conf, &name, &parse_cached(&body)?)
 }
 
-fn noted(
-    conf: &IpamConf,
-    name: &str,
-    key: String,
-    subnets: &[Subnet],
-    at: Millis,
-) -> Result<Sourced, CniError> {
-    let body = serde_json::to_string(subnets)
-        .map_err(|error| CniError::new(Code::INTERNAL, format!("caching the document: {error}")))?;
-    Ok((pools(conf, name, subnets)?, Some(Note { key, body, at })))
+/// Unless another process has cached something newer meanwhile.
+fn cache(store: &Store, key: &str, body: &str, asked: Millis) -> Result<(), StoreError> {
+    store.write(|tx| match tx.document(key)? {
+        Some((_, at)) if at >= asked => Ok(()),
+        _ => tx.put_document(key, body, asked),
+    })
+}
+
+fn to_body(subnets: &[Subnet]) -> Result<String, CniError> {
+    serde_json::to_string(subnets)
+        .map_err(|error| CniError::new(Code::INTERNAL, format!("caching the document: {error}")))
 }
 
 fn parse_cached(body: &str) -> Result<Vec<Subnet>, CniError> {
