@@ -197,7 +197,13 @@ fn usable(paths: &Paths, boot_id: &str) -> Result<bool, StoreError> {
             .map_err(|source| StoreError::from_sql(&paths.db, "read the store's boot id", source))
     }) {
         Ok(made) => Ok(made == boot_id),
-        Err(StoreError::Damaged { .. } | StoreError::Sql { .. }) => Ok(false),
+        // A failing disk says nothing about the file.
+        Err(StoreError::Sql { source, .. })
+            if source.sqlite_error_code() != Some(rusqlite::ErrorCode::SystemIoFailure) =>
+        {
+            Ok(false)
+        }
+        Err(StoreError::Damaged { .. }) => Ok(false),
         Err(other) => Err(other),
     }
 }
