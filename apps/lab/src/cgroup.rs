@@ -29,6 +29,11 @@ pub fn mount_point(mounts: &str) -> Option<PathBuf> {
 }
 
 impl Cgroup {
+    /// By its directory.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// `watari`, above all labs.
     pub fn top() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;

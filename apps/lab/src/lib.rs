@@ -8,14 +8,18 @@
 
 mod cgroup;
 mod down;
+mod echo;
+mod enter;
 mod fabric;
 mod http;
+mod inspect;
 mod layout;
 mod lock;
 mod mounts;
 mod names;
 mod node;
 mod paths;
+mod pod;
 mod process;
 mod spec;
 mod state;
@@ -23,10 +27,18 @@ mod up;
 mod wire;
 
 pub use down::down;
+pub use echo::{EchoOptions, echo};
+pub use enter::{Target, exec, shell};
 pub use fabric::run as run_fabric;
+pub use inspect::{Page, inspect};
 pub use layout::{GATEWAY6, Lab, METADATA, Node, SCHEMA, SDN_MAC, WIRE_SERVER};
 pub use names::{Label, LabelError};
-pub use node::run_holder as run_node;
+pub use node::{is_up as node_is_up, run_holder as run_node};
+pub use paths::labs;
+pub use pod::{
+    Applied, ContainerState, ContainerStatus, FoundPod, Outcome, Phase, PodKey, PodPlan, PodStatus,
+    apply, delete, find as find_pod, list as list_pods, run_container, run_detach, run_supervisor,
+};
 pub use spec::{FabricKind, MAX_LAB_FILE, Spec, SpecError};
 pub use state::{OpenLab, which};
 pub use up::{AKS_CONFLIST, Options, describe, up};

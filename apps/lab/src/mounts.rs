@@ -125,6 +125,15 @@ pub fn sweep(directory: &Path) -> Vec<anyhow::Error> {
         .collect()
 }
 
+/// Takes away the file system at `target` and all below it, if one is mounted there.
+pub fn detach(target: &Path) -> Result<()> {
+    match umount2(target, MntFlags::MNT_DETACH) {
+        // EINVAL: nothing is mounted there.
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("unmount {}", target.display())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::layout::{GATEWAY6, Lab, METADATA, Node, WIRE_SERVER};
 use crate::names::Label;
 use crate::paths::{self, LabDir};
+use crate::state::OpenLab;
 use crate::{fabric, mounts, process};
 
 /// The cgroup of the process that keeps a node's, a pod's or the fabric's namespaces.
@@ -37,6 +38,12 @@ pub fn run_holder(lab: &Label, name: &Label) -> Result<()> {
         }
     }
     process::hold()
+}
+
+/// True when the node's namespaces are there.
+pub fn is_up(lab: &OpenLab, node: &Node) -> Result<bool> {
+    let holder = lab.cgroup()?.child(node.name.as_str()).child(HOLDER);
+    Ok(!holder.processes()?.is_empty())
 }
 
 fn make(lab: &Label, name: &Label) -> Result<()> {

@@ -4,6 +4,7 @@
 //! Exit status: 0 well, 1 found wrong, 2 could not be asked.
 
 mod cni;
+mod echo;
 mod lab;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cni(cni::Args),
+    Echo(echo::Args),
     Lab(lab::Args),
 }
 
@@ -37,6 +39,7 @@ impl Command {
     fn run(self) -> anyhow::Result<Outcome> {
         match self {
             Self::Cni(args) => args.run(),
+            Self::Echo(args) => args.run(),
             Self::Lab(args) => args.run(),
         }
     }

@@ -11,6 +11,7 @@ mod error;
 mod handle;
 mod netns;
 mod query;
+mod survey;
 mod sysctl;
 
 pub use change::{Change, NewRoute, RouteKind, RouteProtocol, Veth};
@@ -19,4 +20,5 @@ pub use error::NetlinkError;
 pub use handle::Handle;
 pub use netns::Netns;
 pub use query::{Link, RouteTo};
+pub use survey::{SeenAddress, SeenNeighbour, SeenRoute};
 pub use sysctl::{link_setting, read_setting, write_link_setting, write_setting};

@@ -322,7 +322,7 @@ fn next_hop(message: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
     (index, via)
 }
 
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
@@ -349,7 +349,7 @@ fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
     })
 }
 
-fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+pub(crate) fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
     message
         .attributes
         .iter()
