@@ -47,7 +47,7 @@ need() {
 # Rust new enough under the names *-web; its plain `cargo` is too old.
 need_toolchain() {
     local pinned found
-    need cc:gcc /usr/include/stdio.h:libc6-dev
+    need cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates
     pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
     if ! have cargo; then
         install cargo-web rustc-web rustfmt-web rust-web-clippy ||
@@ -59,7 +59,8 @@ need_toolchain() {
     fi
     found=$(rustc --version | cut -d' ' -f2)
     if [ "$(printf '%s\n' "$pinned" "$found" | sort -V | head -n1)" != "$pinned" ]; then
-        echo "rustc $found is older than $pinned: remove it, or install rustup (https://rustup.rs)" >&2
+        echo "rustc $found is older than $pinned. Install rustup (https://rustup.rs), or enable Debian's" >&2
+        echo "security updates, remove rustc-web, and run this again." >&2
         return 1
     fi
 }
