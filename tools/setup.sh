@@ -31,9 +31,9 @@ install() {
         return 1
     fi
     echo "installing from Debian: $*"
-    as_root apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" ||
-        { as_root apt-get -q update &&
-            as_root apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"; }
+    # A list that is missing or old would choose a package that is gone, or too old.
+    as_root apt-get -q update || echo "apt-get update failed: going on with the lists that are there"
+    as_root apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
 }
 
 # need COMMAND:PACKAGE...: install the packages of the commands that are not there.
@@ -43,24 +43,26 @@ need() {
     [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 }
 
+pinned() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }
+
+new_enough() {
+    have cargo && have rustc &&
+        [ "$(printf '%s\n' "$(pinned)" "$(rustc --version | cut -d' ' -f2)" | sort -V | head -n1)" = "$(pinned)" ]
+}
+
 # rustup fetches the version of rust-toolchain.toml by itself. Without rustup, Debian 12 has a
-# Rust new enough under the names *-web; its plain `cargo` is too old.
+# Rust new enough under the names *-web, in its security updates; its plain `cargo` is too old.
 need_toolchain() {
-    local pinned found
     need cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates
-    pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
-    if ! have cargo; then
-        install cargo-web rustc-web rustfmt-web rust-web-clippy ||
-            { echo "or install Rust $pinned with rustup (https://rustup.rs)" >&2; return 1; }
-    fi
     if have rustup; then
         rustup -q show active-toolchain >/dev/null 2>&1 ||
-            rustup -q toolchain install "$pinned" --profile minimal -c rustfmt -c clippy
+            rustup -q toolchain install "$(pinned)" --profile minimal -c rustfmt -c clippy
+    elif ! new_enough; then
+        install cargo-web rustc-web rustfmt-web rust-web-clippy || true
     fi
-    found=$(rustc --version | cut -d' ' -f2)
-    if [ "$(printf '%s\n' "$pinned" "$found" | sort -V | head -n1)" != "$pinned" ]; then
-        echo "rustc $found is older than $pinned. Install rustup (https://rustup.rs), or enable Debian's" >&2
-        echo "security updates, remove rustc-web, and run this again." >&2
+    if ! new_enough; then
+        echo "Rust $(pinned) is needed. Install rustup (https://rustup.rs), or on Debian 12 enable" >&2
+        echo "the security updates and run this again." >&2
         return 1
     fi
 }
