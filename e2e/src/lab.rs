@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use watari_testkit::run;
 
 use crate::node::{self, Place};
@@ -20,22 +21,21 @@ const PREFIX: &str = "e2e-";
 #[derive(Debug)]
 pub struct TestLab {
     name: String,
-    dir: PathBuf,
+    dir: TempDir,
 }
 
 impl TestLab {
     /// Brings up a lab of so many nodes; `hint` makes its name readable, the process makes it unique.
-    /// `dir` is for files of the test that nodes see too.
     ///
     /// # Panics
     /// When it does not come up.
-    pub fn up(hint: &str, nodes: u16, dir: &Path) -> Self {
+    pub fn up(hint: &str, nodes: u16) -> Self {
         sweep();
         let name = format!("{PREFIX}{hint}-{}", std::process::id());
         // The value first: a lab that comes up half goes down too.
         let lab = Self {
             name,
-            dir: dir.to_owned(),
+            dir: tempfile::tempdir().expect("make a folder"),
         };
         lab.watari(&["lab", "up", "--nodes", &nodes.to_string()]);
         lab
@@ -57,6 +57,38 @@ impl TestLab {
         let (own, passed) =
             words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
         run(&[&[&watari as &str], own, &["--lab", &self.name], passed].concat())
+    }
+
+    /// Makes a pod of the lab on a node: the built-in server, HTTP on port 80. Gives its address.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn pod(&self, name: &str, node: &str) -> String {
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "nodeName": node, "containers": [
+                { "name": "main", "image": "none", "ports": [{ "containerPort": 80 }] },
+            ] },
+        });
+        let file = self.dir.path().join(format!("{name}.json"));
+        fs::write(&file, manifest.to_string()).expect("write a manifest");
+        self.watari(&["lab", "apply", "-f", &file.to_string_lossy()]);
+        let pods = self.watari(&["lab", "get", "pods", "--json"]);
+        let pods: Value = serde_json::from_str(&pods).expect("the pods, as JSON");
+        let pods = pods["pods"].as_array().expect("a list of pods");
+        let found = pods.iter().find(|pod| pod["name"] == name);
+        let address = found.and_then(|pod| pod["podIPs"][0].as_str());
+        address
+            .unwrap_or_else(|| panic!("pod {name} has no address: {pods:?}"))
+            .to_owned()
+    }
+
+    /// Ends pods of the lab and removes them.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn delete(&self, pods: &[&str]) {
+        self.watari(&[&["lab", "delete"], pods].concat());
     }
 
     /// The primary IPv4 address of a node.
@@ -94,7 +126,7 @@ impl TestLab {
         Place {
             pid,
             cgroup,
-            dir: self.dir.clone(),
+            dir: self.dir.path().to_owned(),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use tempfile::TempDir;
 
 use watari_e2e::containerd::{Containerd, Pod};
 use watari_e2e::cri::PortMapping;
@@ -30,13 +29,10 @@ struct Scene {
     node: Place,
     before: Holdings,
     lab: TestLab,
-    _dir: TempDir,
 }
 
 impl Scene {
-    fn new(hint: &str, conf: &Path, bin: &Path) -> Self {
-        let dir = tempfile::tempdir().expect("make a folder");
-        let lab = TestLab::up(hint, 2, dir.path());
+    fn on(lab: TestLab, conf: &Path, bin: &Path) -> Self {
         let node = lab.node("node1");
         let containerd = Containerd::start(&node, conf, bin);
         // Chains and folders that the first pod brings for all may stay.
@@ -53,7 +49,6 @@ impl Scene {
             node,
             before,
             lab,
-            _dir: dir,
         }
     }
 
@@ -130,7 +125,8 @@ fn port(container_port: i32, host_port: i32) -> PortMapping {
 fn the_reference_plugins_pass() {
     let dir = tempfile::tempdir().expect("make a folder");
     std::fs::write(dir.path().join("10-reference.conflist"), REFERENCE).expect("write a conflist");
-    let scene = Scene::new("reference", dir.path(), Path::new("/usr/lib/cni"));
+    let lab = TestLab::up("reference", 2);
+    let scene = Scene::on(lab, dir.path(), Path::new("/usr/lib/cni"));
     scene.carries_traffic();
     scene.leaves_nothing();
 }
@@ -138,14 +134,15 @@ fn the_reference_plugins_pass() {
 /// The conflist of an AKS node, as the lab installs it, with our plugins behind its names.
 #[test]
 fn an_aks_conflist_carries_pods() {
-    let scene = Scene::new(
-        "aks",
-        Path::new("/etc/cni/net.d"),
-        Path::new("/opt/cni/bin"),
-    );
+    let lab = TestLab::up("aks", 2);
+    // What the first pod of a lab's own brings for all, too.
+    lab.pod("first", "node1");
+    lab.delete(&["first"]);
+    let scene = Scene::on(lab, Path::new("/etc/cni/net.d"), Path::new("/opt/cni/bin"));
     scene.carries_traffic();
     looks_like_aks(&scene);
     host_port_from_everywhere(&scene);
+    meets_pods_of_the_lab(&scene);
     scene.leaves_nothing();
 }
 
@@ -203,4 +200,33 @@ fn host_port_from_everywhere(scene: &Scene) {
     scene.node_reaches("node1", IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
     scene.pod_reaches(&scene.client, &format!("{node}:8080"), "server");
     scene.pod_reaches(&scene.server, &format!("{node}:8080"), "server");
+}
+
+/// Pods of containerd and pods of the lab reach each other, on one node and across nodes, and see
+/// each other's own address.
+fn meets_pods_of_the_lab(scene: &Scene) {
+    let Scene {
+        client,
+        server,
+        lab,
+        ..
+    } = scene;
+    for (name, node) in [("resident", "node1"), ("neighbour", "node2")] {
+        let address = lab.pod(name, node);
+        scene.pod_reaches(client, &address, &format!("default/{name}"));
+        let url = format!("http://{address}/");
+        let answer = scene
+            .containerd
+            .exec(client, &["timeout", "2", "wget", "-qO-", &url]);
+        let peer = format!("\"peer\":\"{}:", client.ips[0]);
+        assert!(answer.contains(&peer), "{name} saw somebody else: {answer}");
+        let host_port = format!("{}:8080", lab.address("node1"));
+        for server in [&server.ips[0], &host_port] {
+            let url = format!("http://{server}/");
+            let wget = ["timeout", "5", "busybox", "wget", "-qO-", &url];
+            let answer = lab.watari(&[&["lab", "exec", name, "--"], &wget[..]].concat());
+            assert_eq!(answer, "server\n", "{url}, asked from {name}");
+        }
+    }
+    lab.delete(&["resident", "neighbour"]);
 }
