@@ -7,6 +7,7 @@
 //! of a lab is in the machine's own network or mount namespace, so killing the cgroup ends it.
 
 mod cgroup;
+mod demo;
 mod down;
 mod echo;
 mod enter;
@@ -26,6 +27,7 @@ mod state;
 mod up;
 mod wire;
 
+pub use demo::demo;
 pub use down::down;
 pub use echo::{EchoOptions, echo};
 pub use enter::{Target, exec, shell};

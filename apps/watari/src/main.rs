@@ -4,6 +4,7 @@
 //! Exit status: 0 well, 1 found wrong, 2 could not be asked.
 
 mod cni;
+mod demo;
 mod echo;
 mod lab;
 
@@ -21,6 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Cni(cni::Args),
     Echo(echo::Args),
     Lab(lab::Args),
@@ -38,6 +40,7 @@ enum Outcome {
 impl Command {
     fn run(self) -> anyhow::Result<Outcome> {
         match self {
+            Self::Demo(args) => args.run(),
             Self::Cni(args) => args.run(),
             Self::Echo(args) => args.run(),
             Self::Lab(args) => args.run(),
