@@ -4,5 +4,6 @@
 mod kill;
 mod node;
 mod random;
+mod storm;
 mod trace;
 mod usable;

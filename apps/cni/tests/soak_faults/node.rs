@@ -167,6 +167,24 @@ impl Node {
         self.ns.enter(|| run_here(program, input))
     }
 
+    /// Executes a plugin and kills it after a while, unless it ends before.
+    pub fn run_for(&self, mut program: Command, input: &[u8], time: Duration) {
+        self.ns.enter(|| {
+            let mut child = program
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::inherit())
+                .spawn()
+                .expect("start a plugin");
+            let mut stdin = child.stdin.take().expect("its standard input");
+            stdin.write_all(input).expect("write its input");
+            drop(stdin);
+            std::thread::sleep(time);
+            child.kill().expect("kill a plugin");
+            child.wait().expect("wait for a plugin");
+        });
+    }
+
     fn call(&self, plugin: &str, command: &str, pod: Option<&Pod>, conf: &Value) -> Ended {
         let program = self.program(plugin, command, pod);
         self.run(program, conf.to_string().as_bytes())
