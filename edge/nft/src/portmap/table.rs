@@ -130,11 +130,15 @@ fn entries(wanted: &Wanted) -> BTreeSet<Entry> {
 
 /// The connection tracking entries that a change of a mapping makes stale.
 fn flows(mapping: &Mapping, target: Option<IpAddr>) -> Flows {
+    port_flows(&mapping.host, of(mapping.target), target)
+}
+
+fn port_flows(host: &HostPort, family: &PerFamily, target: Option<IpAddr>) -> Flows {
     Flows {
-        family: of(mapping.target).family,
-        protocol: mapping.host.protocol.number(),
-        address: mapping.host.address.filter(|a| !a.is_unspecified()),
-        port: mapping.host.port,
+        family: family.family,
+        protocol: host.protocol.number(),
+        address: host.address.filter(|a| !a.is_unspecified()),
+        port: host.port,
         target,
     }
 }
@@ -190,6 +194,9 @@ impl PortMaps {
 
     /// Removes the mappings of these host ports, and what belongs to them, as far as they are the
     /// owner's. The cost does not depend on other mappings. Returns what was removed.
+    ///
+    /// A predecessor may have been killed when the mappings were gone and the flows were not, so
+    /// UDP flows to ports that are nobody's are forgotten, wherever they lead.
     pub fn remove(
         &mut self,
         owner: &Owner,
@@ -206,7 +213,24 @@ impl PortMaps {
                     .map(|(_, family)| key(port, family))
             })
             .collect();
-        self.remove_keys(&keys, |comment| comment == owner.as_str())
+        let removed = self.remove_keys(&keys, |comment| comment == owner.as_str())?;
+        let done = |port: &HostPort, v4| {
+            let same = |m: &&Mapping| m.host == *port && m.target.is_ipv4() == v4;
+            removed.iter().any(|m| same(&m))
+        };
+        for port in ports.iter().filter(|port| is_udp(port)) {
+            for (v4, family) in [(true, &V4), (false, &V6)] {
+                let serves = port.address.is_none_or(|address| address.is_ipv4() == v4);
+                if !serves || done(port, v4) {
+                    continue;
+                }
+                let (_, found) = self.look_up(&[key(port, family)])?;
+                if found.iter().all(Option::is_none) {
+                    self.socket.forget_flows(&port_flows(port, family, None))?;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// Removes all mappings of an owner, whatever they are. Reads the whole maps, but only if the
@@ -255,6 +279,7 @@ impl PortMaps {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        self.forget_before(keys, &mine)?;
         let removed = self.change("remove port mappings", |maps| {
             let (generation, found) = maps.look_up(keys)?;
             let mut doomed = BTreeSet::new();
@@ -292,6 +317,27 @@ impl PortMaps {
                 .forget_flows(&flows(mapping, Some(mapping.target)))?;
         }
         Ok(removed)
+    }
+
+    /// Forgets the UDP flows of mappings that are about to be removed. They are forgotten once
+    /// more behind the removal, since new ones begin until then; but who is killed in between
+    /// leaves those of an instant only, and nobody who comes after knows where they led.
+    fn forget_before(
+        &mut self,
+        keys: &[Key],
+        mine: impl Fn(&str) -> bool,
+    ) -> Result<(), PortError> {
+        let (_, found) = self.look_up(keys)?;
+        for (key, element) in keys.iter().zip(found) {
+            let mapping = element
+                .filter(|element| mine(&element.comment))
+                .and_then(|element| parse_mapping(key.0, &element));
+            if let Some(mapping) = mapping.filter(|mapping| is_udp(&mapping.host)) {
+                self.socket
+                    .forget_flows(&flows(&mapping, Some(mapping.target)))?;
+            }
+        }
+        Ok(())
     }
 
     /// What differs from what an attachment should have; empty when nothing does.
