@@ -125,6 +125,16 @@ fn invalid(variable: &str, value: &str, rule: impl fmt::Display) -> CniError {
     .because(rule)
 }
 
+/// A path that the kernel could take (`PATH_MAX` with its terminating zero).
+fn bounded(variable: &str, path: OsString) -> Result<PathBuf, CniError> {
+    const LONGEST: usize = 4095;
+    if path.len() > LONGEST {
+        let rule = format_args!("want a path of at most {LONGEST} bytes");
+        return Err(invalid(variable, &path.to_string_lossy(), rule));
+    }
+    Ok(path.into())
+}
+
 /// The variable as text; none when unset or empty, which the specification does not tell apart.
 fn text(
     lookup: &impl Fn(&str) -> Option<OsString>,
@@ -159,11 +169,14 @@ pub fn parse_args(value: &str) -> Result<CniArgs, CniError> {
     }
     let pair = |pair: &str| match pair.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(invalid(
-            "CNI_ARGS",
-            value,
-            format_args!("want KEY=VALUE pairs joined by ';', but one is {pair:?}"),
-        )),
+        _ => {
+            let shown: String = pair.chars().take(128).collect();
+            Err(invalid(
+                "CNI_ARGS",
+                value,
+                format_args!("want KEY=VALUE pairs joined by ';', but one is {shown:?}"),
+            ))
+        }
     };
     value.split(';').map(pair).collect()
 }
@@ -216,7 +229,8 @@ impl Request {
         self.ifname = parsed(lookup, "CNI_IFNAME")?;
         self.netns = lookup("CNI_NETNS")
             .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
+            .map(|path| bounded("CNI_NETNS", path))
+            .transpose()?;
         let wants_netns = self.command != Command::Del;
         let absent: Vec<_> = [
             ("CNI_CONTAINERID", self.container.is_none()),
