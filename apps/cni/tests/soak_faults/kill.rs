@@ -173,7 +173,10 @@ fn kill_everywhere(of: Victim) {
         }
     }
     if !soak() {
-        plan = random.sample(&plan, SHORT);
+        // The first half is the loader's and the runtime's: most deaths go to the second.
+        let work = plan.split_off(plan.len() / 2);
+        plan = random.sample(&plan, SHORT / 4);
+        plan.extend(random.sample(&work, SHORT - SHORT / 4));
     }
     let (mut killed, planned) = (0, plan.len());
     for (at, next) in plan {

@@ -6,8 +6,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use watari_store::Store;
 use watari_testkit::Netns;
@@ -20,6 +23,9 @@ pub const NODE: &str = "10.9.0.1";
 const INSIDE: u16 = 53;
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// No plugin takes that long, whatever it is fed with.
+const HANGS: Duration = Duration::from_mins(1);
 
 /// One node.
 pub struct Node {
@@ -361,7 +367,7 @@ impl Node {
     }
 }
 
-/// Runs a program in the calling thread's namespaces.
+/// Runs a program in the calling thread's namespaces; one that hangs is killed.
 pub fn run_here(mut program: Command, input: &[u8]) -> Ended {
     let mut child = program
         .stdin(Stdio::piped())
@@ -369,11 +375,22 @@ pub fn run_here(mut program: Command, input: &[u8]) -> Ended {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start a plugin");
-    let mut stdin = child.stdin.take().expect("its standard input");
-    // One that refuses its environment does not read what comes after it.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    let output = child.wait_with_output().expect("wait for a plugin");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    let (done, ended) = mpsc::channel::<()>();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        let mut stdin = child.stdin.take().expect("its standard input");
+        // One that refuses its environment does not read what comes after it.
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        let output = child.wait_with_output().expect("wait for a plugin");
+        drop(done);
+        output
+    });
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ended {
         code: output.status.code(),
