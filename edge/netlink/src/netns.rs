@@ -1,7 +1,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 
@@ -26,7 +28,12 @@ impl Netns {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
+        // A pipe in its place must not hold anybody up.
+        let file = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(path)
+            .map_err(failed)?;
         let kind = fstatfs(&file)
             .map_err(|errno| failed(errno.into()))?
             .filesystem_type();
