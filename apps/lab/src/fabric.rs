@@ -15,6 +15,7 @@ use watari_netlink::{
 use watari_tables::{Neighbour, Route};
 
 use crate::cgroup::Cgroup;
+use crate::guard::guard;
 use crate::http::{self, Answer, Asked};
 use crate::layout::{GATEWAY6, Lab, METADATA, Node, SDN_MAC, WIRE_SERVER};
 use crate::names::Label;
@@ -165,6 +166,7 @@ pub fn connect(fabric: &Netns, netns: &Netns, lab: &Lab, node: &Node) -> Result<
     );
     here.batch(&[pair])?;
     fabric.within(|| port_settings(&port))??;
+    fabric.within(|| guard(port.as_str(), node.mac))??;
     let index = index_of(&mut here, port.as_str())?;
     let changes = ownership(index, node);
     for batch in changes.chunks(BATCH) {

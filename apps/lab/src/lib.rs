@@ -12,6 +12,7 @@ mod down;
 mod echo;
 mod enter;
 mod fabric;
+mod guard;
 mod http;
 mod inspect;
 mod layout;

@@ -42,6 +42,8 @@ impl Register {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Meta {
+    /// The frame's protocol, as in its Ethernet header.
+    Protocol = 1,
     /// Index of the interface that it came in by.
     InputInterface = 4,
     /// 2 for IPv4, 10 for IPv6.
@@ -54,6 +56,8 @@ pub enum Meta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Header {
+    /// The Ethernet header.
+    Link = 0,
     /// The IP header.
     Network = 1,
     /// The transport header.
@@ -80,6 +84,9 @@ pub enum Expr<'a> {
     Map(&'a str, Register, Register),
     /// Loads the type of the destination address, as the node's routes know it.
     DestinationType(Register),
+    /// Loads one byte: 1 if there is a route to the source address by the interface that the
+    /// packet came in by, else 0.
+    SourceIsHere(Register),
     /// Loads the status bits of the connection.
     ConnectionStatus(Register),
     /// Goes to a chain, not to return.
@@ -113,6 +120,8 @@ impl Expr<'_> {
             }
             // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR.
             Self::DestinationType(to) => ("fib", Attrs::new().be32(3, 2).be32(2, 3).be32(1, to.0)),
+            // NFT_FIB_RESULT_OIF of NFTA_FIB_F_SADDR, NFTA_FIB_F_IIF and NFTA_FIB_F_PRESENT.
+            Self::SourceIsHere(to) => ("fib", Attrs::new().be32(3, 41).be32(2, 1).be32(1, to.0)),
             // NFT_CT_STATUS.
             Self::ConnectionStatus(to) => ("ct", Attrs::new().be32(1, to.0).be32(2, 2)),
             Self::Goto(chain) => {
@@ -159,7 +168,7 @@ fn decide(verdict: &Attrs) -> Attrs {
 pub fn family_is(family: Family) -> Vec<Expr<'static>> {
     let value: &[u8] = match family {
         Family::Ip6 => &[10],
-        Family::Unspecified | Family::Inet | Family::Ip => &[2],
+        Family::Unspecified | Family::Inet | Family::Ip | Family::Netdev => &[2],
     };
     vec![
         Expr::Meta(Meta::NetworkProtocol, Register::FIRST),

@@ -39,6 +39,8 @@ pub enum Family {
     Inet = 1,
     /// IPv4.
     Ip = 2,
+    /// All frames of a device.
+    Netdev = 5,
     /// IPv6.
     Ip6 = 10,
 }

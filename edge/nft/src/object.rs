@@ -191,6 +191,17 @@ impl Table<'_> {
             .with(CREATE)
     }
 
+    /// Creates a base chain for the frames that come in by a device, unless it exists. The table
+    /// is of [`Family::Netdev`].
+    pub fn create_ingress_chain(&self, name: &str, device: &str, priority: i32) -> Message {
+        // NF_NETDEV_INGRESS is 0; the policy is NF_ACCEPT.
+        let hook = Attrs::new().be32(1, 0).be32(2, priority.cast_unsigned());
+        let body = self.named().text(3, name).text(7, "filter").be32(5, 1);
+        let body = body.nested(4, &hook.text(3, device));
+        self.message(NEW_CHAIN, body, "create", &format!(" chain {name} in"))
+            .with(CREATE)
+    }
+
     /// Looks a chain up.
     pub fn get_chain(&self, name: &str) -> Message {
         let body = self.named().text(3, name);

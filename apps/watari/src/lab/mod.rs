@@ -151,7 +151,10 @@ impl Args {
                 done(watari_lab::run_detach(&required(lab)?, &node, &key))
             }
             Command::ContainerInit { cgroup, words } => {
-                Err(watari_lab::run_container(&cgroup, &words))
+                let error = watari_lab::run_container(&cgroup, &words);
+                eprintln!("watari: {error:#}");
+                // What a shell says of a program that it cannot start.
+                std::process::exit(127)
             }
         }
     }
