@@ -10,7 +10,7 @@ fuzz_build() {
     for option in level=4 inline-8bit-counters pc-table trace-compares; do
         flags+=" -Cllvm-args=-sanitizer-coverage-$option"
     done
-    RUSTFLAGS="$flags" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_STRIP=none \
+    RUSTFLAGS="$flags" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_STRIP=none \
         CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
         cargo build --release --locked --target "$(triple)" --target-dir target/fuzz/build \
         -p watari-fuzz --features fuzz
@@ -20,6 +20,7 @@ fuzz_build() {
 fuzz_one() {
     local name="$1" seconds="$2" dir="target/fuzz/$1"
     local seeds="fuzz/seeds/$name"
+    [ -d "$seeds" ] || seeds=
     mkdir -p "$dir/corpus" "$dir/found"
     "target/fuzz/build/$(triple)/release/$name" -max_total_time="$seconds" -max_len=65536 \
         -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 \
