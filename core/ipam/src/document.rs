@@ -111,6 +111,9 @@ impl Document {
                     builder.close();
                 }
                 Event::End(_) => builder.close(),
+                Event::Text(text) if builder.open.is_empty() && !is_blank(&text) => {
+                    return Err(form("XML", &"there is text outside of the root element"));
+                }
                 Event::DocType(_) => return Err(DocumentError::Forbidden("a document type")),
                 Event::Eof => return builder.finish(),
                 _ => {}
@@ -222,6 +225,10 @@ impl Builder {
     fn open(&mut self, element: &BytesStart<'_>) -> Result<(), DocumentError> {
         let name = element.name().local_name().as_ref().to_owned();
         limit("levels of elements", self.open.len() + 1, MAX_DEPTH)?;
+        for attribute in element.attributes() {
+            // Each name once (XML 1.0, section 3.1), also where we look at none.
+            attribute.map_err(|error| form("XML", &format!("{name}: {error}")))?;
+        }
         if self.open.is_empty() {
             if self.seen_root || name != "Interfaces" {
                 return Err(wrong_root(&name));
@@ -292,6 +299,11 @@ impl Builder {
     fn path(&self, name: &str, at: usize) -> String {
         format!("{}/{name}[{at}]", self.open.join("/"))
     }
+}
+
+/// White space of XML (section 2.3).
+fn is_blank(text: &str) -> bool {
+    text.trim_matches([' ', '\t', '\r', '\n']).is_empty()
 }
 
 fn wrong_root(name: &str) -> DocumentError {

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 use watari_netlink::Handle;
 
-use crate::node::{Ended, Node, Pod, State, assert_same};
+use crate::node::{Ended, Node, Pod, State, assert_same, ip};
 
 /// `Code::INTERNAL`: a defect of ours, and so never an answer to anything.
 const DEFECT: u64 = 999;
@@ -25,6 +25,8 @@ pub struct Target {
 impl Target {
     pub fn new() -> Self {
         let node = Node::new();
+        // The wire server's, for those who play it.
+        ip(&node.ns, "addr add 168.63.129.16/32 dev lo");
         let pod = Pod::new("resident", 2001);
         node.add(&pod);
         let mut target = Self {
