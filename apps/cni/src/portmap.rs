@@ -66,6 +66,7 @@ pub fn del(request: &Request, conf: &NetConf) -> Result<(), CniError> {
     } else {
         maps.remove(&owner, &ports)
     };
+    maps.leave();
     removed
         .map(|_| ())
         .map_err(|error| failed("cannot remove the container's port mappings", error))

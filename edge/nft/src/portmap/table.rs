@@ -150,6 +150,11 @@ impl PortMaps {
         Ok(Self { socket })
     }
 
+    /// Ends it without waiting for the kernel to free what was removed.
+    pub fn leave(self) {
+        self.socket.close_behind();
+    }
+
     /// Adds all mappings of an attachment, or none. Those that it has already stay; a mapping
     /// left by another attachment *of the same address* is replaced, since an address belongs to
     /// one. UDP flows that began before lose their connection tracking entries.
