@@ -26,6 +26,7 @@ pub struct TestLab {
 
 impl TestLab {
     /// Brings up a lab of so many nodes; `hint` makes its name readable, the process makes it unique.
+    /// Its plugin is that of `$WATARI_CNI`, else the one beside the test.
     ///
     /// # Panics
     /// When it does not come up.
@@ -37,7 +38,11 @@ impl TestLab {
             name,
             dir: tempfile::tempdir().expect("make a folder"),
         };
-        lab.watari(&["lab", "up", "--nodes", &nodes.to_string()]);
+        let nodes = nodes.to_string();
+        let plugin = std::env::var("WATARI_CNI").ok();
+        let plugin = plugin.iter().flat_map(|path| ["--cni-bin", path]);
+        let up = ["lab", "up", "--nodes", &nodes];
+        lab.watari(&up.into_iter().chain(plugin).collect::<Vec<_>>());
         lab
     }
 
