@@ -91,12 +91,6 @@ impl Cgroup {
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// True when a process runs in it or below it.
-    pub fn is_populated(&self) -> bool {
-        fs::read_to_string(self.0.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
-    }
-
     /// Kills all that runs in it and below it, waits until they are gone, and removes it.
     /// Well when it is not there.
     pub fn destroy(&self) -> Result<()> {
@@ -109,9 +103,6 @@ impl Cgroup {
                 }
                 _ => {}
             }
-            while self.is_populated() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(2));
-            }
             match remove_tree(&self.0) {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => {
@@ -122,7 +113,7 @@ impl Cgroup {
                         PATIENCE.as_secs()
                     );
                 }
-                // A process that joined late, or one that is not quite gone: once more.
+                // Some are not quite gone, or one joined after the kill: once more, the kill too.
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
         }
