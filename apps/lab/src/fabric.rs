@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hyper::StatusCode;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::sched::{CloneFlags, unshare};
@@ -27,6 +28,9 @@ pub const FABRIC: &str = "fabric";
 
 /// Changes in one batch: their acknowledgements must fit into the socket's receive buffer.
 const BATCH: usize = 64;
+
+/// How long to wait for a new link to carry packets.
+const CARRIER: Duration = Duration::from_secs(10);
 
 /// The fabric's process: makes its namespaces, reports, and serves the nodes their documents.
 pub fn run(lab: &Label) -> Result<()> {
@@ -173,7 +177,26 @@ pub fn connect(fabric: &Netns, netns: &Netns, lab: &Lab, node: &Node) -> Result<
         here.batch(batch)
             .with_context(|| format!("tell the fabric what {} owns", node.name))?;
     }
-    node::configure(&mut there, lab, node)
+    node::configure(&mut there, lab, node)?;
+    let other = index_of(&mut there, eth0.as_str())?;
+    wait_for_carrier(&mut here, index)?;
+    wait_for_carrier(&mut there, other)
+}
+
+/// A link sends only when the kernel's link watch has seen its carrier; what is sent before is
+/// lost.
+fn wait_for_carrier(handle: &mut Handle, index: u32) -> Result<()> {
+    let deadline = Instant::now() + CARRIER;
+    while let Some(link) = handle.link_by_index(index)? {
+        if link.running {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("{} has no carrier after {} s", link.name, CARRIER.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bail!("link {index} is gone")
 }
 
 /// The kernel itself answers for what another port owns: proxy ARP looks up the route, and
@@ -211,6 +234,16 @@ fn ownership(port: u32, node: &Node) -> Vec<Change<'static>> {
         let route = Route {
             destination: IpNet::from(address),
             via: node.primary_like(address),
+        };
+        changes.push(Change::AddRoute(NewRoute {
+            onlink: true,
+            ..NewRoute::unicast(port, route)
+        }));
+    }
+    if let Some(cidr) = node.pod_cidr6 {
+        let route = Route {
+            destination: IpNet::V6(cidr),
+            via: node.primary6.map(IpAddr::V6),
         };
         changes.push(Change::AddRoute(NewRoute {
             onlink: true,

@@ -67,6 +67,8 @@ pub struct Node {
     pub primary: Ipv4Addr,
     /// Its primary IPv6 address, when the lab has IPv6.
     pub primary6: Option<Ipv6Addr>,
+    /// Its IPv6 Pod CIDR, when the lab has IPv6: what the Azure IPv6 plugin gives out.
+    pub pod_cidr6: Option<Ipv6Net>,
     /// How many secondary addresses of each family it owns.
     pub max_pods: u16,
 }
@@ -119,6 +121,7 @@ impl Lab {
                         let network = u128::from(spec.ipv6_prefix.trunc().network());
                         Ipv6Addr::from(network + u128::from(offset))
                     }),
+                    pod_cidr6: spec.ipv6.then(|| pod_cidr6(spec, at + 1)),
                     max_pods: spec.max_pods,
                 })
             })
@@ -165,6 +168,12 @@ fn node_name(prefix: &str, number: u16) -> Result<Label, SpecError> {
     Label::new(format!("{prefix}{number}")).map_err(|error| bad(error.to_string()))
 }
 
+/// Beyond every address of the wire server's document, whose offsets have 32 bits at most.
+fn pod_cidr6(spec: &Spec, number: u16) -> Ipv6Net {
+    let network = u128::from(spec.ipv6_prefix.trunc().network());
+    Ipv6Net::new_assert(Ipv6Addr::from(network + (u128::from(number) << 32)), 112)
+}
+
 /// Locally administered, and the address can be read in it.
 fn node_mac(primary: Ipv4Addr) -> MacAddr {
     let [a, b, c, d] = primary.octets();
@@ -196,8 +205,8 @@ fn check(spec: &Spec) -> Result<Ipv4Addr, SpecError> {
         );
         return bad("subnet", text);
     }
-    if spec.ipv6 && spec.ipv6_prefix.prefix_len() > 104 {
-        return bad("ipv6Prefix", "want /104 or shorter".to_owned());
+    if spec.ipv6 && spec.ipv6_prefix.prefix_len() > 80 {
+        return bad("ipv6Prefix", "want /80 or shorter".to_owned());
     }
     let first = Ipv4Addr::from(u32::from(subnet.network()) + 1);
     let gateway = spec.gateway.unwrap_or(first);
@@ -229,6 +238,8 @@ mod tests {
         assert!(owned.contains(&"10.240.1.50".parse().unwrap()));
         assert!(!owned.contains(&"10.240.1.51".parse().unwrap()));
         assert_eq!(third.primary6, Some("fd10:240::ce".parse().unwrap()));
+        let cidr = third.pod_cidr6.unwrap().to_string();
+        assert_eq!(cidr, "fd10:240::3:0:0/112");
         assert_eq!(third.mac.to_string(), "02:00:0a:f0:00:ce");
         assert_eq!(lab.gateway.to_string(), "10.240.0.1");
     }

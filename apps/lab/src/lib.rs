@@ -44,5 +44,5 @@ pub use pod::{
 };
 pub use spec::{FabricKind, MAX_LAB_FILE, Spec, SpecError};
 pub use state::{OpenLab, which};
-pub use up::{AKS_CONFLIST, Options, describe, up};
+pub use up::{AKS_CONFLIST, AKS_DUAL_CONFLIST, Options, describe, up};
 pub use wire::document as wire_document;

@@ -77,10 +77,19 @@ fn own_run(lab: &Lab, name: &Label) -> Result<()> {
     for directory in ["/run/netns", "/run/lock"] {
         paths::create_dir(Path::new(directory))?;
     }
+    let cidrs: Vec<_> = node_cidrs(lab, name);
+    let known = serde_json::json!({ "podCIDRs": cidrs }).to_string();
+    paths::write(Path::new("/run/watari/node.json"), &known)?;
     let resolver = format!("nameserver {WIRE_SERVER}\n");
     mounts::own_file(keep, Path::new("/etc/resolv.conf"), &resolver)?;
     mounts::own_file(keep, Path::new("/etc/hostname"), &format!("{name}\n"))?;
     mounts::own_file(keep, Path::new("/etc/hosts"), &hosts(lab))
+}
+
+/// The Pod CIDRs of a node, for the plugins that give out addresses of them.
+fn node_cidrs(lab: &Lab, name: &Label) -> Vec<IpNet> {
+    let cidr = lab.node(name.as_str()).and_then(|node| node.pod_cidr6);
+    cidr.map(IpNet::V6).into_iter().collect()
 }
 
 /// Every node by name, as the cloud's own DNS would tell.
@@ -148,6 +157,9 @@ pub fn configure(handle: &mut Handle, lab: &Lab, node: &Node) -> Result<()> {
     if let Some(primary6) = node.primary6 {
         let address = IpNet::V6(Ipv6Net::from(primary6));
         changes.push(Change::AddAddress(eth0, address));
+        // The kernel makes the local route later; until then the node refuses what is sent to it.
+        let local = NewRoute::local(eth0, IpAddr::V6(primary6));
+        changes.push(Change::AddRoute(local));
         let gateway = IpAddr::V6(GATEWAY6);
         changes.push(Change::AddRoute(dhcp(eth0, default6(), gateway)));
     }

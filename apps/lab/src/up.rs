@@ -20,6 +20,9 @@ use crate::state;
 /// The conflist of a real AKS node, byte for byte the one of the reference page.
 pub const AKS_CONFLIST: &str = include_str!("10-azure.conflist");
 
+/// The same for pods of both families, for a lab with IPv6.
+pub const AKS_DUAL_CONFLIST: &str = include_str!("10-azure-dual.conflist");
+
 /// The names under which the one plugin binary is installed.
 pub const PLUGIN_NAMES: [&str; 6] = [
     "watari-cni",
@@ -33,7 +36,7 @@ pub const PLUGIN_NAMES: [&str; 6] = [
 /// What `up` is told beside the specification.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The nodes' conflist; [`AKS_CONFLIST`] when absent.
+    /// The nodes' conflist; when absent [`AKS_CONFLIST`], or [`AKS_DUAL_CONFLIST`] with IPv6.
     pub conflist: Option<String>,
     /// The plugin binary, or the directory it is in; beside the running binary when absent.
     pub cni_bin: Option<PathBuf>,
@@ -103,7 +106,12 @@ fn prepare(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<
         group.child(FABRIC).child(part).create()?;
     }
     for node in &lab.nodes {
-        prepare_node(&dir.node(&node.name), &copy, options)?;
+        let usual = match lab.ipv6_prefix {
+            Some(_) => AKS_DUAL_CONFLIST,
+            None => AKS_CONFLIST,
+        };
+        let conflist = options.conflist.as_deref().unwrap_or(usual);
+        prepare_node(&dir.node(&node.name), &copy, conflist)?;
         for part in [HOLDER, EXEC] {
             group.child(node.name.as_str()).child(part).create()?;
         }
@@ -111,7 +119,7 @@ fn prepare(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<
     Ok(())
 }
 
-fn prepare_node(node: &NodeDir, plugin: &Path, options: &Options) -> Result<()> {
+fn prepare_node(node: &NodeDir, plugin: &Path, conflist: &str) -> Result<()> {
     let (configurations, programs) = (node.etc_cni().join("net.d"), node.opt_cni().join("bin"));
     for directory in [
         &configurations,
@@ -122,7 +130,6 @@ fn prepare_node(node: &NodeDir, plugin: &Path, options: &Options) -> Result<()> 
     ] {
         paths::create_dir(directory)?;
     }
-    let conflist = options.conflist.as_deref().unwrap_or(AKS_CONFLIST);
     fs::write(configurations.join("10-azure.conflist"), conflist)
         .with_context(|| format!("write a conflist to {}", configurations.display()))?;
     for name in PLUGIN_NAMES {

@@ -244,3 +244,44 @@ fn a_wrong_manifest_is_named_and_the_others_run() {
     assert_eq!(lab.pod("good").unwrap()["phase"], "Running");
     assert!(lab.pod("lost").is_none());
 }
+
+#[test]
+fn pods_of_both_families_reach_each_other_over_both() {
+    let lab = TestLab::up("dual", "{nodes: 2, ipv6: true}");
+    let pod = |name: &str, node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {node}, containers: [{{name: c}}]}}\n---\n"
+        )
+    };
+    let file = lab.file(
+        "pods.yaml",
+        &[pod("a", "node1"), pod("b", "node2"), pod("c", "node2")].concat(),
+    );
+    lab.watari(&["apply", "-f", &file]);
+    let ips = |name: &str| -> Vec<String> {
+        let pod = lab.pod(name).expect("the pod is listed");
+        serde_json::from_value(pod["podIPs"].clone()).expect("it has addresses")
+    };
+    for other in ["a", "b", "c"] {
+        for ip in ips(other) {
+            let host = if ip.contains(':') {
+                format!("[{ip}]")
+            } else {
+                ip
+            };
+            for from in ["b", "node1", "node2"] {
+                let answer = lab.sh(from, &format!("curl -gsf -m5 http://{host}/"));
+                assert!(answer.contains(&format!("default/{other}")), "{answer}");
+                let direct = from == "b" && other == "a";
+                let seen = ips("b").iter().any(|own| {
+                    answer.contains(&format!("{own}:")) || answer.contains(&format!("[{own}]:"))
+                });
+                assert!(
+                    seen || !direct,
+                    "the caller's own address is seen: {answer}"
+                );
+            }
+        }
+        assert_eq!(ips(other).len(), 2, "{other}");
+    }
+}
