@@ -1,10 +1,4 @@
 //! A conflist, or a configuration of one plugin.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use watari_cni_spec::{ConfList, PluginConf};
-
-fuzz_target!(|bytes: &[u8]| {
-    let _ = ConfList::parse(bytes);
-    let _ = PluginConf::parse(bytes);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| watari_fuzz::cni_list(bytes));

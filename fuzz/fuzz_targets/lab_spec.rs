@@ -1,9 +1,4 @@
 //! A `lab.yaml`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use watari_lab::Spec;
-
-fuzz_target!(|text: &str| {
-    let _ = Spec::parse(text);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| watari_fuzz::lab_spec(bytes));

@@ -171,15 +171,29 @@ impl Handle {
                 other => break other.map_err(failed)?,
             }
         };
-        let mut rest = &self.buffer[..length];
-        while rest.len() >= HEADER {
-            let (sequence, incoming, used) =
-                parse(rest).map_err(|why| NetlinkError::Answer { what: what(), why })?;
-            take(sequence, incoming);
-            rest = rest.get(used..).unwrap_or_default();
-        }
-        Ok(())
+        let read = parse_all(&self.buffer[..length], &mut take);
+        read.map_err(|why| NetlinkError::Answer { what: what(), why })
     }
+}
+
+/// Reads a datagram of the kernel as a [`Handle`] does, and drops what it says. For fuzzing.
+#[doc(hidden)]
+pub fn read_datagram(bytes: &[u8]) -> Result<(), String> {
+    parse_all(bytes, &mut |_, incoming| match incoming {
+        Incoming::Answer(answer) => crate::query::look_at(&answer),
+        Incoming::Ack(ack) => drop(ack.into_result(String::new)),
+        Incoming::Done => {}
+    })
+}
+
+fn parse_all(bytes: &[u8], take: &mut impl FnMut(u32, Incoming)) -> Result<(), String> {
+    let mut rest = bytes;
+    while rest.len() >= HEADER {
+        let (sequence, incoming, used) = parse(rest)?;
+        take(sequence, incoming);
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// What the kernel sends back.

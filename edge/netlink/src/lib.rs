@@ -18,6 +18,8 @@ pub use change::{Change, NewRoute, RouteKind, RouteProtocol, Veth};
 pub use endpoint::{CreateError, Created, create, observe, remove};
 pub use error::NetlinkError;
 pub use handle::Handle;
+#[doc(hidden)]
+pub use handle::read_datagram;
 pub use netns::Netns;
 pub use query::{Link, RouteTo};
 pub use survey::{SeenAddress, SeenNeighbour, SeenRoute};

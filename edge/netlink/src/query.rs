@@ -251,6 +251,23 @@ fn link_of(answer: &RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
+/// Reads an answer in every way that this file knows.
+pub(crate) fn look_at(answer: &RouteNetlinkMessage) {
+    let index = match answer {
+        RouteNetlinkMessage::NewLink(message) => message.header.index,
+        RouteNetlinkMessage::NewAddress(message) => message.header.index,
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            let _ = neighbour_of(message, message.header.ifindex);
+            message.header.ifindex
+        }
+        RouteNetlinkMessage::NewRoute(message) => next_hop(message).0.unwrap_or_default(),
+        _ => 0,
+    };
+    let _ = link_of(answer);
+    let _ = address_of(answer, index);
+    let _ = route_of(answer, index);
+}
+
 fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     let RouteNetlinkMessage::NewAddress(message) = answer else {
         return None;

@@ -189,13 +189,23 @@ fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn parse(file: &Path) -> Result<CacheEntry, Error> {
-    let bytes = read_bounded(file, LIMIT)?;
+    CacheEntry::parse(file, &read_bounded(file, LIMIT)?)
+}
+
+impl CacheEntry {
+    /// Reads an entry; `file` is where it is from, for errors.
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        parse_entry(file, bytes)
+    }
+}
+
+fn parse_entry(file: &Path, bytes: &[u8]) -> Result<CacheEntry, Error> {
     let refuse = |why: String| Error::Cache {
         file: file.to_owned(),
         why,
     };
     let form: File1 =
-        serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not whole: {error}")))?;
+        serde_json::from_slice(bytes).map_err(|error| refuse(format!("not whole: {error}")))?;
     if form.kind != KIND {
         return Err(refuse(format!("its kind is {:?}, not {KIND}", form.kind)));
     }
