@@ -1,7 +1,11 @@
 //! What each fuzz target does with its bytes. `./run fuzz` feeds them by libFuzzer, the tests of
 //! this crate from the seeds. A target fails by panicking.
 
-#![allow(clippy::expect_used, reason = "a target fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a target fails by panicking"
+)]
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -238,7 +238,7 @@ fn parse(bytes: &[u8]) -> Result<(u32, Incoming, usize), String> {
             words: error_words(&bytes[HEADER..length]),
         }),
         NetlinkPayload::Done(done) if done.code < 0 => Incoming::Ack(Ack {
-            errno: -done.code,
+            errno: done.code.saturating_neg(),
             words: String::new(),
         }),
         NetlinkPayload::Done(_) => Incoming::Done,
