@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use watari_ipam::{Holder, Pool, PoolId, Subnet, Wish};
-use watari_model::{HostPrefix, IfName, NetworkName, Protocol};
+use watari_model::{HostPrefix, NetworkName, Protocol};
 use watari_netlink::{Handle, Netns, create, remove};
 use watari_nft::portmap::{HostPort, Mapping, Masquerade, Owner, PortMaps, Wanted};
 use watari_plan::{Transparent, transparent};
@@ -135,26 +135,33 @@ impl<'a> Floor<'a> {
     }
 }
 
-/// A veth pair as ADD makes it, to be deleted.
+/// A veth pair as ADD makes it, without the plugin.
 pub struct Bare {
     host: Handle,
-    name: IfName,
+    netns: Netns,
+    endpoint: Endpoint,
 }
 
 impl Bare {
-    /// Makes the pair on a thread that is in the node.
+    /// Makes it ready on a thread that is in the node.
     pub fn ready(pod: &Pod) -> Result<Self> {
         let address = IpAddr::from([10, 242, (pod.port >> 8) as u8, (pod.port & 255) as u8]);
-        let endpoint = tables(pod, address)?;
-        let mut host = Handle::open()?;
-        create(&endpoint, &mut host, &Netns::open(pod.netns.path())?)?;
-        let name = endpoint.host.name;
-        Ok(Self { host, name })
+        Ok(Self {
+            host: Handle::open()?,
+            netns: Netns::open(pod.netns.path())?,
+            endpoint: tables(pod, address)?,
+        })
+    }
+
+    /// Makes the pair.
+    pub fn make(mut self) -> Result<Self> {
+        create(&self.endpoint, &mut self.host, &self.netns)?;
+        Ok(self)
     }
 
     /// Deletes it.
-    pub fn run(mut self) -> Result<()> {
-        remove(&mut self.host, &self.name)?;
+    pub fn delete(mut self) -> Result<()> {
+        remove(&mut self.host, &self.endpoint.host.name)?;
         Ok(())
     }
 }

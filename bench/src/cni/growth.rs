@@ -9,6 +9,7 @@ use watari_model::{ContainerId, IfName};
 use watari_runtime::delegate;
 
 use super::clock::{Times, at_once};
+use super::floor::Bare;
 use super::node::{Chain, NETWORK, Node, Plugins, Pod};
 use super::{CPU, Of, Sizes, add, del, in_turn, note, warm};
 use crate::row::{Pairs, Row};
@@ -31,11 +32,14 @@ fn pods(plugins: &Plugins, sizes: Sizes) -> Result<Vec<Row>> {
     let rounds = sizes.fine.div_ceil(2);
     let (ours, theirs) = (Pod::some(rounds)?, Pod::some(rounds)?);
     let (mut adds, mut dels) = (Pairs::default(), Pairs::default());
+    let mut bare = Pairs::default();
     for (round, (ours, theirs)) in ours.chunks(1).zip(theirs.chunks(1)).enumerate() {
         let (our, their) = in_turn(round, || add(&full, ours, CPU), || add(&small, theirs, CPU))?;
         note(&mut adds, Of::Calls, &our, &their);
         let (our, their) = in_turn(round, || del(&full, ours, CPU), || del(&small, theirs, CPU))?;
         note(&mut dels, Of::Calls, &our, &their);
+        let (our, their) = in_turn(round, || made(&full, ours), || made(&small, theirs))?;
+        note(&mut bare, Of::Calls, &our, &their);
     }
     // Gone with their namespaces, all at once.
     drop((on_small, on_full));
@@ -44,7 +48,22 @@ fn pods(plugins: &Plugins, sizes: Sizes) -> Result<Vec<Row>> {
     Ok(vec![
         Row::against(case("add"), &peer, &adds, Some(SAME)),
         Row::against(case("del"), &peer, &dels, Some(SAME)),
+        Row::against(case("floor/netlink"), &peer, &bare, None),
     ])
+}
+
+/// The kernel's part alone: a pair is made, and deleted untimed.
+fn made(node: &Node, pods: &[Pod]) -> Result<Times<()>> {
+    let ready = |pod| {
+        node.enter()?;
+        Bare::ready(pod)
+    };
+    let times = at_once(pods, CPU, ready, |_, pair: Bare| pair.make())?;
+    let delete = |(time, pair): (f64, Bare)| pair.delete().map(|()| (time, ()));
+    Ok(Times {
+        wall: times.wall,
+        calls: times.calls.into_iter().map(delete).collect::<Result<_>>()?,
+    })
 }
 
 fn attached(node: &Node, count: usize) -> Result<Vec<Pod>> {
@@ -74,6 +93,8 @@ fn mappings(plugins: &Plugins, sizes: Sizes) -> Result<Vec<Row>> {
                 || first.run(&few, command),
             )?;
             note(pairs, Of::Calls, &our, &their);
+            few.settle();
+            many.settle();
         }
     }
     let peer = "itself without mappings";

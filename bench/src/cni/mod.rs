@@ -326,12 +326,12 @@ fn deletion(plugins: &Plugins, sizes: Sizes) -> Result<Vec<Row>> {
             add(&ours, mine, cpu)?;
             let ready = |pod| {
                 bare.enter()?;
-                Bare::ready(pod)
+                Bare::ready(pod)?.make()
             };
             let (our, their) = in_turn(
                 round,
                 || del(&ours, mine, cpu),
-                || at_once(others, cpu, ready, |_, pair: Bare| pair.run()),
+                || at_once(others, cpu, ready, |_, pair: Bare| pair.delete()),
             )?;
             note(&mut pairs, Of::Calls, &our, &their);
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use watari_cni_spec::{Capabilities, CniArgs, ConfList};
 use watari_model::{Attachment, ContainerId, IfName};
 use watari_netlink::Netns;
 use watari_runtime::{NetworkList, Runtime};
-use watari_testkit::Netns as OwnNetns;
+use watari_testkit::{Netns as OwnNetns, wait_until};
 
 /// Where the reference plugins are on Debian.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -176,6 +177,26 @@ impl Node {
             None => Ok(()),
             Some(warning) => Err(warning.into()),
         }
+    }
+
+    /// Waits until the kernel has closed what plugins left to it to close: for so long the next
+    /// transaction of nftables would wait.
+    pub fn settle(&self) {
+        let left = || {
+            let table = std::fs::read_to_string("/proc/thread-self/net/netlink");
+            let netfilter = |line: &str| {
+                let mut fields = line.split_whitespace().skip(1);
+                fields.next() == Some("12") && fields.next() != Some("0")
+            };
+            table.is_ok_and(|table| table.lines().any(netfilter))
+        };
+        self.netns.enter(|| {
+            wait_until(
+                Duration::from_secs(10),
+                "netfilter sockets to close",
+                || !left(),
+            );
+        });
     }
 
     /// The directories that hold the plugins.
