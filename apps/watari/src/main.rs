@@ -49,6 +49,7 @@ impl Command {
 }
 
 fn main() -> ExitCode {
+    end_with_the_pipe();
     match Cli::parse().command.run() {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::from(1),
@@ -57,4 +58,21 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// `watari … | head`: when nobody reads any more, the program ends like any other, in silence. The
+/// standard library ignores SIGPIPE and `println!` panics instead; restoring the signal takes
+/// `unsafe`.
+fn end_with_the_pipe() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic
+            .payload_as_str()
+            .is_some_and(|words| words.contains("Broken pipe"))
+        {
+            // What a shell reports of a program that SIGPIPE ended: 128 and 13.
+            std::process::exit(141);
+        }
+        usual(panic);
+    }));
 }
