@@ -292,12 +292,16 @@ fn verdict(out: &mut impl Write, well: bool, text: &str) -> Result<bool> {
 fn next(name: &Label, out: &mut impl Write) -> Result<()> {
     title(out, "The lab is up. What to try next")?;
     let me = std::env::current_exe().context("find the running binary")?;
-    let me = me.display();
+    let here = std::env::current_dir().context("find the working directory")?;
+    let me = me.strip_prefix(&here).unwrap_or(&me).display();
     writeln!(out, "{me} lab --lab {name} get pods -o wide")?;
     writeln!(
         out,
-        "{me} lab --lab {name} exec web-1 -- ping -c 3 10.240.0.107"
+        "{me} lab --lab {name} shell web-1    # a shell inside a pod"
     )?;
-    writeln!(out, "{me} lab --lab {name} down     # takes it all away")?;
+    writeln!(
+        out,
+        "{me} lab --lab {name} down           # takes it all away"
+    )?;
     Ok(())
 }
