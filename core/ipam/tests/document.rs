@@ -106,7 +106,7 @@ fn what_is_malformed_is_refused_with_its_place() {
     refused("", "no root element");
     refused("<html><body/></html>", "want one root element, Interfaces");
     refused("<Interfaces/><Interfaces/>", "want one root element");
-    refused("{}", "no root element");
+    refused("{}", "text outside of the root element");
     refused("<Interfaces><Interface", "not well-formed");
     refused("<Interfaces><a></b></Interfaces>", "not well-formed");
     refused(&XML.replace("</Interfaces>", ""), "ends within Interfaces");
