@@ -77,8 +77,9 @@ impl NetConf {
     }
 
     /// Like [`NetConf::parse`], for one command: the version has to know it, CHECK has to bring
-    /// `prevResult` and GC the valid attachments. For DEL a `prevResult` that cannot be read
-    /// counts as none, since what it tells is a help and DEL must go on.
+    /// `prevResult` and GC the valid attachments. For DEL a `prevResult` or `runtimeConfig` that
+    /// cannot be read counts as none, since what it tells is a help and DEL must go on: a runtime
+    /// calls it after the ADD that was refused for the same mistake.
     pub fn parse_for(command: Command, bytes: &[u8]) -> Result<Self, CniError> {
         Self::read(bytes, Some(command))
     }
@@ -94,6 +95,10 @@ impl NetConf {
             Err(_) if command == Some(Command::Del) => None,
             other => other?,
         };
+        let runtime = match RuntimeConfig::read(&root) {
+            Err(_) if command == Some(Command::Del) => RuntimeConfig::default(),
+            other => other?,
+        };
         let conf = Self {
             cni_version,
             name: root.require("name")?.parse("a network name")?,
@@ -103,7 +108,7 @@ impl NetConf {
                 .map(|ipam| ipam.map().cloned())
                 .transpose()?,
             dns: Dns::read(&root)?,
-            runtime: RuntimeConfig::read(&root)?,
+            runtime,
             prev_result,
             valid_attachments: read_valid_attachments(&root)?,
             raw: Map::new(),

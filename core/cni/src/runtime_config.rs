@@ -43,13 +43,18 @@ impl RuntimeConfig {
         };
         let runtime = field.object()?;
         let mappings = runtime.items("portMappings")?;
+        let mac: Option<MacAddr> = runtime.parsed("mac", "a MAC address")?;
+        if mac.is_some_and(|mac| !mac.is_unicast()) {
+            let want = "the MAC address of one interface, neither multicast nor zero";
+            return Err(runtime.require("mac")?.invalid(want));
+        }
         Ok(Self {
             port_mappings: mappings
                 .iter()
                 .map(PortMapping::read)
                 .collect::<Result<_, _>>()?,
             ips: runtime.texts("ips")?,
-            mac: runtime.parsed("mac", "a MAC address")?,
+            mac,
         })
     }
 }

@@ -135,6 +135,11 @@ fn a_refusal_names_the_field_and_shows_what_is_there() {
         ),
         ("runtimeConfig", json!({"mac": "x"}), "MAC address"),
         (
+            "runtimeConfig",
+            json!({"mac": "01:00:5e:00:00:01"}),
+            "multicast",
+        ),
+        (
             "prevResult",
             json!({"ips": [{"address": "10.0.0.1"}]}),
             r#""prevResult.ips[0].address""#,

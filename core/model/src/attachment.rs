@@ -1,4 +1,5 @@
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,6 +35,13 @@ impl HostPrefix {
     /// The prefix as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for HostPrefix {
+    type Err = NameError;
+    fn from_str(prefix: &str) -> Result<Self, NameError> {
+        Self::new(prefix)
     }
 }
 

@@ -97,14 +97,15 @@ name!(
 );
 
 name!(
-    /// A Linux network interface name (`dev_valid_name` in the kernel).
+    /// A Linux network interface name (`dev_valid_name` in the kernel), no pattern of names.
     IfName,
     "interface name",
-    "it has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', white space or control character",
+    "it has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%', white space or control character",
     |value| (1..=15).contains(&value.len())
         && value != "."
         && value != ".."
-        && !value.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+        // `eth%d` asks the kernel to choose a name.
+        && !value.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control())
 );
 
 #[cfg(test)]
@@ -125,6 +126,7 @@ mod tests {
             "a:b",
             "abcdefghijklmnop",
             "a\n",
+            "eth%d",
         ] {
             assert!(IfName::new(bad).is_err(), "{bad:?}");
         }

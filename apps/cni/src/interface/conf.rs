@@ -1,8 +1,6 @@
 use std::net::IpAddr;
 
-use serde::Deserialize;
-use serde_json::Value;
-use watari_cni_spec::{CniError, Code, NetConf};
+use watari_cni_spec::{CniError, Code, NetConf, Object};
 use watari_model::{HostPrefix, IfName};
 
 /// The interface plugin's own fields, with Azure's names where Azure has one.
@@ -20,25 +18,6 @@ pub struct InterfaceConf {
     pub ipv6: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields {
-    #[serde(default)]
-    mode: String,
-    #[serde(default)]
-    master: String,
-    #[serde(default)]
-    ips_to_route_via_host: Vec<IpAddr>,
-    #[serde(default)]
-    host_veth_prefix: Option<String>,
-    #[serde(default)]
-    mtu: u32,
-    #[serde(default, rename = "ipv6Mode")]
-    ipv6_mode: String,
-    #[serde(default)]
-    multi_tenancy: bool,
-}
-
 /// IPv6 asks for links of at least this size (RFC 8200, section 5); IPv4's least is 68.
 const LEAST_MTU: u32 = 68;
 const MOST_MTU: u32 = 65_535;
@@ -52,43 +31,38 @@ impl InterfaceConf {
                 format!("network {}: {why}", conf.name),
             )
         };
-        let fields: Fields = serde_json::from_value(Value::Object(conf.raw.clone()))
-            .map_err(|error| invalid(error.to_string()))?;
         let unsupported = |what: String| {
             Err(CniError::new(
                 Code::UNSUPPORTED_FIELD,
                 format!("network {}: {what}", conf.name),
             ))
         };
-        match fields.mode.as_str() {
-            "" | "transparent" => {}
-            other => return unsupported(format!("mode {other:?} (supported: \"transparent\")")),
+        let root = Object::root(&conf.raw);
+        match root.text("mode")? {
+            None | Some("transparent") => {}
+            Some(other) => {
+                return unsupported(format!("mode {other:?} (supported: \"transparent\")"));
+            }
         }
-        if fields.multi_tenancy {
+        let multi_tenancy = root.get("multiTenancy").map(|field| field.flag());
+        if multi_tenancy.transpose()?.unwrap_or_default() {
             return unsupported("multiTenancy true".to_owned());
         }
-        if fields.mtu != 0 && !(LEAST_MTU..=MOST_MTU).contains(&fields.mtu) {
+        let mtu = root.number("mtu", 0..=MOST_MTU)?.filter(|mtu| *mtu != 0);
+        if let Some(mtu) = mtu.filter(|mtu| *mtu < LEAST_MTU) {
             return Err(invalid(format!(
-                "mtu {} is not {LEAST_MTU} to {MOST_MTU}",
-                fields.mtu
+                "mtu {mtu} is not {LEAST_MTU} to {MOST_MTU}"
             )));
         }
-        let named = |name: &str| IfName::new(name).map_err(|error| invalid(error.to_string()));
-        let prefix = fields
-            .host_veth_prefix
-            .as_deref()
-            .map(HostPrefix::new)
-            .transpose();
+        let destinations = root.items("ipsToRouteViaHost")?;
+        let via_host = destinations.iter().map(|item| item.parse("an IP address"));
+        let prefix = root.parsed("hostVethPrefix", "the first letters of links")?;
         Ok(Self {
-            master: (!fields.master.is_empty())
-                .then(|| named(&fields.master))
-                .transpose()?,
-            via_host: fields.ips_to_route_via_host,
-            prefix: prefix
-                .map_err(|error| invalid(format!("hostVethPrefix: {error}")))?
-                .unwrap_or_default(),
-            mtu: (fields.mtu != 0).then_some(fields.mtu),
-            ipv6: !fields.ipv6_mode.is_empty(),
+            master: root.parsed("master", "an interface of the node")?,
+            via_host: via_host.collect::<Result<_, _>>()?,
+            prefix: prefix.unwrap_or_default(),
+            mtu,
+            ipv6: root.text("ipv6Mode")?.is_some(),
         })
     }
 }

@@ -67,7 +67,11 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
         .map_err(CreateError::Kernel)
         .and_then(|()| create(&record.tables, &mut host, &netns));
     if let Err(error) = made {
-        let undone = forget(&store, conf, &attachment).and_then(|()| addresses.release());
+        // The link that an earlier ADD of this attachment made may be there still, and the lease
+        // that is given up is its own too.
+        let undone = remove_links(&BTreeSet::from([record.host_ifname]))
+            .and_then(|()| forget(&store, conf, &attachment))
+            .and_then(|()| addresses.release());
         return Err(undo_error(&error, undone.err()));
     }
     Ok(result(conf, request, &record.tables, &granted))

@@ -275,3 +275,50 @@ fn the_node_is_no_pod() {
     assert_eq!(code, 4);
     assert!(words.contains("the node's own namespace"), "{words}");
 }
+
+#[test]
+fn an_add_over_a_living_pod_that_fails_frees_no_address_that_still_answers() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let conf = conf(&node, "1.1.0");
+    let add = |conf: &Value| Call::new(&node, "azure-vnet", "ADD", conf).of(&pod);
+    add(&conf).succeed();
+    assert_eq!((node.links(), node.leases()), (1, 2));
+    let failed = add(&conf).with("CNI_NETNS", "/proc/self/ns/uts").fail();
+    assert!(failed.1.contains("cannot create"), "{failed:?}");
+    node.assert_clean();
+}
+
+#[test]
+fn what_is_null_counts_as_absent() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let mut conf = conf(&node, "1.1.0");
+    // Go writes an empty list as null.
+    for field in ["mode", "master", "ipsToRouteViaHost", "hostVethPrefix"] {
+        conf[field] = Value::Null;
+    }
+    for field in ["mtu", "ipv6Mode", "multiTenancy"] {
+        conf[field] = Value::Null;
+    }
+    for command in ["ADD", "DEL"] {
+        Call::new(&node, "azure-vnet", command, &conf)
+            .of(&pod)
+            .succeed();
+    }
+    node.assert_clean();
+}
+
+#[test]
+fn del_works_under_the_runtime_configuration_that_add_refuses() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let mut conf = conf(&node, "1.1.0");
+    for bad in [
+        json!({"mac": "01:00:5e:00:00:01"}),
+        json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]}),
+    ] {
+        conf["runtimeConfig"] = bad;
+        let call = |command| Call::new(&node, "azure-vnet", command, &conf).of(&pod);
+        assert_eq!(call("ADD").fail().0, 7);
+        call("DEL").succeed();
+    }
+    node.assert_clean();
+}
