@@ -12,7 +12,7 @@
 //!   and no mark is used.
 //!
 //! A host port 0 maps nothing. A `hostIP` concerns the container's address of its own family
-//! alone; an unspecified one (`0.0.0.0`, `::`) counts as none: any address of the node.
+//! alone; an unspecified one (`0.0.0.0`, `::`) means any address of the node of that family.
 //!
 //! How the kernel is told: [`watari_nft::portmap`].
 
@@ -235,6 +235,10 @@ fn wanted(request: &Request, conf: &NetConf, result: &CniResult) -> Result<Wante
             .copied()
             .filter(|target| host.serves(*target))
         {
+            let host = HostPort {
+                address: host.address.filter(|address| !address.is_unspecified()),
+                ..host
+            };
             let mapping = Mapping {
                 host,
                 target,

@@ -31,7 +31,7 @@ pub struct PortMapping {
     pub container_port: u16,
     /// The protocol; TCP when absent.
     pub protocol: Protocol,
-    /// The node's address that it is bound to; any when absent or unspecified.
+    /// The node's address that it is bound to; any when absent, any of its family when unspecified.
     #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
@@ -72,9 +72,7 @@ impl PortMapping {
             protocol: mapping
                 .parsed("protocol", "a protocol")?
                 .unwrap_or(Protocol::Tcp),
-            host_ip: host_ip
-                .map(|ip| ip.to_canonical())
-                .filter(|ip| !ip.is_unspecified()),
+            host_ip: host_ip.map(|ip| ip.to_canonical()),
         })
     }
 }

@@ -53,7 +53,7 @@ fn port_mappings_take_their_defaults() {
     assert_eq!(b.protocol, Protocol::Udp);
     assert_eq!(b.host_ip, Some("10.0.0.1".parse().unwrap()));
     assert_eq!((c.protocol, c.host_ip), (Protocol::Sctp, None));
-    assert_eq!((d.host_port, d.host_ip), (0, None));
+    assert_eq!((d.host_port, d.host_ip), (0, Some("::".parse().unwrap())));
 }
 
 #[test]

@@ -51,6 +51,9 @@ impl Subnet {
         reserved: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Self, PoolError> {
         let net = net.trunc();
+        if net.addr().to_canonical() != net.addr() {
+            return Err(PoolError::Mapped(net));
+        }
         for span in &spans {
             for end in [span.first(), span.last()] {
                 if !net.contains(&end) {
@@ -110,6 +113,9 @@ pub enum PoolError {
         /// The subnet.
         net: IpNet,
     },
+    /// An IPv4 prefix that is written as an IPv6 one.
+    #[error("{0} holds IPv4 addresses; it has to be written as IPv4, as 10.1.0.0/16")]
+    Mapped(IpNet),
     /// Two families in one pool.
     #[error("{0} is of another family than {1}; a pool has one")]
     Mixed(IpNet, IpNet),

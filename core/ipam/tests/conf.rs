@@ -101,6 +101,10 @@ fn ill_ranges_are_refused_with_their_place() {
         "overlap",
     );
     refused(
+        &json!({"ranges": [[{"subnet": "::ffff:10.1.0.0/120"}]]}),
+        "written as IPv4",
+    );
+    refused(
         &json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.128/25"}]]}),
         "apart from those of range set 0",
     );

@@ -349,3 +349,45 @@ fn the_thousandth_mapping_costs_what_the_first_did() {
     println!("all 1,000 at once by their owner: {:?}", start.elapsed());
     assert_eq!(world.elements(), 0);
 }
+
+/// As the reference plugin does: `0.0.0.0` is every IPv4 address of the node and no IPv6 one.
+#[test]
+fn an_unspecified_host_address_means_all_of_its_family_alone() {
+    let world = World::new();
+    let pod = world.pod(1);
+    let mapping = |port, to, address: &str| json!({ "hostPort": port, "containerPort": to, "protocol": "tcp", "hostIP": address });
+    let mappings = json!({ "runtimeConfig": { "portMappings": [
+        mapping(8080, 80, "0.0.0.0"), mapping(8080, 81, "::"), mapping(8081, 81, "::"),
+    ] } });
+    world.add(&pod, &mappings);
+    let ruleset = world.ruleset();
+    for (element, there) in [
+        (
+            "tcp . 8080 comment \"test-net/pod1/eth0\" : 10.244.0.1 . 80",
+            true,
+        ),
+        (
+            "tcp . 8080 comment \"test-net/pod1/eth0\" : fd44::1 . 81",
+            true,
+        ),
+        (
+            "tcp . 8081 comment \"test-net/pod1/eth0\" : fd44::1 . 81",
+            true,
+        ),
+        (
+            "tcp . 8081 comment \"test-net/pod1/eth0\" : 10.244.0.1",
+            false,
+        ),
+    ] {
+        assert_eq!(ruleset.contains(element), there, "{element}\n{ruleset}");
+    }
+    world.check(&pod, &mappings).unwrap();
+    world.del(&pod, &mappings);
+    assert_eq!(world.elements(), 0, "{}", world.ruleset());
+    // What says the same as another, and leads elsewhere, is a mistake.
+    let twice = json!({ "runtimeConfig": { "portMappings": [
+        mapping(8080, 80, "0.0.0.0"), mapping(8080, 81, ""),
+    ] } });
+    let error = world.try_add(&pod, &twice).expect_err("mapped twice");
+    assert!(error.to_string().contains("twice"), "{error}");
+}
