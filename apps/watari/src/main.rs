@@ -62,16 +62,18 @@ fn main() -> ExitCode {
 
 /// `watari … | head`: when nobody reads any more, the program ends like any other, in silence. The
 /// standard library ignores SIGPIPE and `println!` panics instead; restoring the signal takes
-/// `unsafe`.
+/// `unsafe`. Output that cannot be written for another reason (a full disk) is an error.
 fn end_with_the_pipe() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic
-            .payload_as_str()
-            .is_some_and(|words| words.contains("Broken pipe"))
-        {
+        let words = panic.payload_as_str().unwrap_or_default();
+        if words.contains("Broken pipe") {
             // What a shell reports of a program that SIGPIPE ended: 128 and 13.
             std::process::exit(141);
+        }
+        if words.starts_with("failed printing to stdout") {
+            eprintln!("watari: {words}");
+            std::process::exit(2);
         }
         usual(panic);
     }));

@@ -24,3 +24,17 @@ fn nobody_reading_is_no_defect() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(141));
 }
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_watari"))
+        .args(["lab", "get", "labs"])
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("No space left"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+}
