@@ -7,7 +7,7 @@ DENY_VERSION=0.20.2
 
 # Command → Debian package. The plugins and the runtime are what the tests compare with and call.
 TEST_TOOLS="containerd:containerd runc:runc nft:nftables conntrack:conntrack ip:iproute2
-    tcpdump:tcpdump arping:arping iptables:iptables busybox:busybox-static nsenter:util-linux
+    ping:iputils-ping curl:curl tcpdump:tcpdump arping:arping iptables:iptables busybox:busybox-static nsenter:util-linux
     /usr/lib/cni/ptp:containernetworking-plugins"
 
 triple() { rustc -vV | sed -n 's/^host: //p'; }
