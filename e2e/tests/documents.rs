@@ -79,7 +79,8 @@ fn links_lead_somewhere() {
     for (path, text) in documents() {
         for link in text.split("](").skip(1) {
             let target = link.split([')', '#']).next().unwrap_or_default();
-            if !target.is_empty() && !target.contains("://") && !root().join(target).exists() {
+            let folder = path.parent().expect("a document is in a folder");
+            if !target.is_empty() && !target.contains("://") && !folder.join(target).exists() {
                 wrong.push(format!("{}: {target}", path.display()));
             }
         }
