@@ -74,7 +74,11 @@ fn prepare(lab: &OpenLab, target: &Target) -> Result<()> {
     if let Target::Pod(pod) = target
         && !pod.is_up()
     {
-        bail!("{} is not up: see watari lab get pods", target.describe());
+        bail!(
+            "{} is not up: see watari lab get pods --lab {}",
+            target.describe(),
+            lab.lab.name
+        );
     }
     let namespaces = lab.namespaces(&cgroup, &target.describe())?;
     // First the cgroup: whatever comes after it ends with the lab.

@@ -8,6 +8,9 @@ mod demo;
 mod echo;
 mod lab;
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,9 +57,38 @@ fn main() -> ExitCode {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("watari: {error:#}");
+            eprintln!("watari: {}{}", told(&error), hint(&error));
             ExitCode::from(2)
         }
+    }
+}
+
+/// An error and its causes; once only what an error says of its cause itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// What the reader can do about it.
+fn hint(error: &anyhow::Error) -> &'static str {
+    let refused = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+    });
+    // That directory is the caller's own.
+    let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if refused && !root {
+        " (run it as root, or with sudo)"
+    } else {
+        ""
     }
 }
 
@@ -77,4 +109,17 @@ fn end_with_the_pipe() {
         }
         usual(panic);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such file")
+            .context("read a: no such file")
+            .context("attach a pod");
+        assert_eq!(told(&error), "attach a pod: read a: no such file");
+    }
 }

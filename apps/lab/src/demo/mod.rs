@@ -294,6 +294,9 @@ fn next(name: &Label, out: &mut impl Write) -> Result<()> {
     let me = std::env::current_exe().context("find the running binary")?;
     let here = std::env::current_dir().context("find the working directory")?;
     let me = me.strip_prefix(&here).unwrap_or(&me).display();
+    // `./run demo` of an ordinary user runs this through sudo; what they type needs it as well.
+    let sudo = std::env::var_os("SUDO_UID").map_or("", |_| "sudo ");
+    let me = format!("{sudo}{me}");
     writeln!(out, "{me} lab --lab {name} get pods -o wide")?;
     writeln!(
         out,

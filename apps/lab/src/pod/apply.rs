@@ -57,7 +57,9 @@ pub fn apply(lab: &OpenLab, pod: &Pod) -> Result<Applied> {
                 let found = store::get(lab, &key)?;
                 let undone = found.map(|found| delete::remove(lab, &found, Some(0)));
                 match undone {
-                    Some(Err(more)) => Outcome::Failed(error.context(format!("{more:#}"))),
+                    Some(Err(more)) => {
+                        Outcome::Failed(error.context(format!("and on the way back: {more:#}")))
+                    }
                     _ => Outcome::Failed(error),
                 }
             }

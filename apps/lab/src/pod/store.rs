@@ -186,7 +186,7 @@ pub fn find(lab: &OpenLab, namespace: &str, text: &str) -> Result<FoundPod> {
         return Ok(found);
     }
     bail!(
-        "lab {} has no pod {key}: see watari lab get pods",
+        "lab {0} has no pod {key}: see watari lab get pods --lab {0}",
         lab.lab.name
     )
 }

@@ -10,12 +10,12 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use watari_lab::{Label, OpenLab, Options, PodKey, Spec, Target};
 
-use crate::Outcome;
+use crate::{Outcome, told};
 
 /// A cluster on this machine, from network namespaces: nodes, and pods that are real processes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The lab; when absent the only one, else `default`.
+    /// The lab; when absent the only one, else `default` (`up`: what the file says, else `default`).
     #[arg(long, global = true, value_name = "NAME")]
     lab: Option<Label>,
     #[command(subcommand)]
@@ -152,7 +152,7 @@ impl Args {
             }
             Command::ContainerInit { cgroup, words } => {
                 let error = watari_lab::run_container(&cgroup, &words);
-                eprintln!("watari: {error:#}");
+                eprintln!("watari: {}", told(&error));
                 // What a shell says of a program that it cannot start.
                 std::process::exit(127)
             }
@@ -209,13 +209,34 @@ fn read(path: &Path) -> anyhow::Result<String> {
 
 fn down(lab: Option<&Label>) -> anyhow::Result<Outcome> {
     let name = watari_lab::which(lab)?;
+    let before = watari_lab::labs()?;
+    let there = before.contains(&name);
+    if lab.is_none() && !there && !before.is_empty() {
+        bail!(
+            "there is no lab {name} ({}): name one with --lab",
+            others(&before)
+        );
+    }
     let left = watari_lab::down(&name)?;
     for error in &left {
-        eprintln!("watari: {error:#}");
+        eprintln!("watari: {}", told(error));
     }
-    if left.is_empty() {
+    if !left.is_empty() {
+        return Ok(Outcome::Wrong);
+    }
+    if there {
         println!("lab {name} is down");
-        return Ok(Outcome::Well);
+    } else {
+        println!("there is no lab {name} ({})", others(&before));
     }
-    Ok(Outcome::Wrong)
+    Ok(Outcome::Well)
+}
+
+/// What there is, where a lab that was named is not.
+fn others(labs: &[Label]) -> String {
+    if labs.is_empty() {
+        return "nor any other".to_owned();
+    }
+    let names: Vec<&str> = labs.iter().map(Label::as_str).collect();
+    format!("there are: {}", names.join(", "))
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use watari_lab::{Applied, Label, OpenLab};
 use watari_manifests::{Manifests, Object};
 
-use crate::Outcome;
+use crate::{Outcome, told};
 
 /// Make the pods of manifests that are not there yet.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ impl Apply {
                     }
                 }
                 Err(error) => {
-                    eprintln!("watari: {}: {error:#}", manifest.id());
+                    eprintln!("watari: {}: {}", manifest.id(), told(&error));
                     outcome = Outcome::Wrong;
                 }
             }
@@ -101,7 +101,7 @@ fn tell(applied: &Applied) -> bool {
             false
         }
         watari_lab::Outcome::Failed(error) => {
-            eprintln!("watari: pod {key} cannot be made: {error:#}");
+            eprintln!("watari: pod {key} cannot be made: {}", told(error));
             false
         }
     }
@@ -174,7 +174,7 @@ impl Delete {
             match result {
                 Ok(Ok(key)) => println!("pod {key}: deleted"),
                 Ok(Err(error)) => {
-                    eprintln!("watari: pod {name}: {error:#}");
+                    eprintln!("watari: pod {name}: {}", told(&error));
                     outcome = Outcome::Wrong;
                 }
                 Err(_) => bail!("the thread that deletes pod {name} panicked"),
