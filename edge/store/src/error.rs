@@ -30,7 +30,7 @@ pub enum StoreError {
     /// The file is not what was written under this boot.
     #[error(
         "node store {0}: {why}. It holds the leases of running pods and is not replaced by an empty one: \
-         stop the node's pods, then remove {0}* (or reboot)",
+         delete the node's pods (DEL takes their links away even now), then remove {0}* (or reboot)",
         path.display()
     )]
     Damaged {
