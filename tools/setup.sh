@@ -16,6 +16,14 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 as_root() { if is_root; then "$@"; else sudo -n -E "$@"; fi; }
 
+# Before anything is built: what is built makes network namespaces.
+need_root() {
+    is_root || sudo -n true 2>/dev/null || {
+        echo "this makes network namespaces: run it as root, or with password-less sudo" >&2
+        return 1
+    }
+}
+
 is_debian() { [ -r /etc/debian_version ] && command -v apt-get >/dev/null; }
 
 can_install() { is_debian && { is_root || sudo -n true 2>/dev/null; }; }
@@ -80,12 +88,10 @@ cargo_test() {
 }
 
 need_everything() {
+    need_root
     # shellcheck disable=SC2086 # a list of words
     need $TEST_TOOLS
     need_toolchain
     need_deny
-    if ! is_root; then
-        sudo -n true || { echo "the tests make network namespaces: run as root or with password-less sudo" >&2; return 1; }
-    fi
     cargo fetch --locked --quiet
 }
