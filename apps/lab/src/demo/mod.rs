@@ -48,6 +48,7 @@ pub fn demo(name: &Label, options: &Options, out: &mut impl Write) -> Result<boo
     }
     apply(&lab, out)?;
     let places = Places::of(&lab)?;
+    places.wait_for_servers()?;
     show(&lab, &places, out)?;
     let owners = owners(&lab, &places, out)?;
     let promises = promises(&places, out)?;
@@ -112,6 +113,15 @@ impl Places {
             pods,
             host_pods,
         })
+    }
+
+    /// A container runs before its server listens; on a busy machine, well before.
+    fn wait_for_servers(&self) -> Result<()> {
+        for place in self.pods.iter().chain(&self.host_pods) {
+            probe::wait_for_server(&place.netns, place.address, PORT)
+                .with_context(|| format!("wait for the server of {}", place.name))?;
+        }
+        Ok(())
     }
 
     fn node(lab: &OpenLab, node: &Node) -> Result<Place> {

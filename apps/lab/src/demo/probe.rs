@@ -13,6 +13,8 @@ use crate::layout::WIRE_SERVER;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take from its start to its first answer.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// The kernel asks three times, a second apart.
 const ARP_PATIENCE: Duration = Duration::from_secs(6);
 /// The discard service (RFC 863): nobody listens, and the datagram only makes the kernel ask.
@@ -41,6 +43,20 @@ pub fn ask(from: &Netns, address: IpAddr, port: u16) -> Result<Said> {
         name: field("name")?.to_owned(),
         peer: peer.ip(),
     })
+}
+
+/// Waits until a built-in server answers.
+pub fn wait_for_server(from: &Netns, address: IpAddr, port: u16) -> Result<()> {
+    let end = Instant::now() + START_PATIENCE;
+    loop {
+        match ask(from, address, port) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("no answer within {START_PATIENCE:?}")));
+            }
+            Err(_) => sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 /// What the wire server tells a node, in one line.
