@@ -6,9 +6,10 @@ export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 DENY_VERSION=0.20.2
 
 # Command → Debian package. The plugins and the runtime are what the tests compare with and call.
+# Of the two programs called arping, the tests read what that of iputils says.
 TEST_TOOLS="containerd:containerd runc:runc nft:nftables conntrack:conntrack ip:iproute2
-    ping:iputils-ping curl:curl tcpdump:tcpdump arping:arping iptables:iptables busybox:busybox-static nsenter:util-linux
-    /usr/lib/cni/ptp:containernetworking-plugins"
+    ping:iputils-ping curl:curl tcpdump:tcpdump /usr/bin/arping:iputils-arping iptables:iptables
+    busybox:busybox-static nsenter:util-linux /usr/lib/cni/ptp:containernetworking-plugins"
 
 triple() { rustc -vV | sed -n 's/^host: //p'; }
 
