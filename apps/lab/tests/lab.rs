@@ -226,6 +226,11 @@ fn what_cannot_be_asked_is_told_from_what_is_wrong() {
     );
     assert_eq!(lab.traces(), [""; 0]);
     lab.watari(&["up", "--nodes", "1"]);
+    // An empty folder: nothing was applied, and that is said.
+    let folder = lab.dir.path().join("deeper");
+    std::fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    assert_eq!(code(&["apply", "-f", folder]), Some(1));
     assert_eq!(
         code(&["exec", "node1", "--", "sh", "-c", "exit 7"]),
         Some(7)

@@ -59,6 +59,10 @@ impl Apply {
         let lab = OpenLab::locked(lab)?;
         let found = load(&self.file)?;
         let mut outcome = report(&found);
+        if found.objects.is_empty() && found.errors.is_empty() {
+            eprintln!("watari: there are no manifests in {}", listed(&self.file));
+            outcome = Outcome::Wrong;
+        }
         for manifest in &found.objects {
             let Object::Pod(pod) = &manifest.object else {
                 println!("{}: left alone (the lab runs pods)", manifest.id());
@@ -105,6 +109,11 @@ fn tell(applied: &Applied) -> bool {
             false
         }
     }
+}
+
+fn listed(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    names.join(", ")
 }
 
 /// Reads the manifests of all files as one set.
