@@ -87,6 +87,8 @@ pub trait Ledger {
     fn set_aside(&mut self, address: IpAddr) -> Result<(), Self::Error>;
     /// Gives the address to the holder.
     fn lease(&mut self, address: IpAddr, to: &Holder, now: Millis) -> Result<(), Self::Error>;
+    /// Ends the holder's leases of the pool's addresses but this one.
+    fn keep_only(&mut self, kept: IpAddr, of: &Holder, now: Millis) -> Result<(), Self::Error>;
     /// How many addresses of the pool are leased, and how many released.
     fn census(&mut self) -> Result<(u64, u64), Self::Error>;
 }
@@ -210,8 +212,8 @@ fn decide<L: Ledger>(
     if ledger.built_from()? != Some(pool.digest()) {
         ledger.rebuild(pool)?;
     }
-    let has = ledger.held(wish.holder)?;
-    if let Some(has) = has.into_iter().find(|address| pool.contains(*address)) {
+    let held = ledger.held(wish.holder)?;
+    if let Some(&has) = held.iter().find(|address| pool.contains(**address)) {
         return Ok(match wish.address {
             Some(wants) if wants != has => Err(Refusal::HasAnother {
                 holder: wish.holder.clone(),
@@ -232,6 +234,10 @@ fn decide<L: Ledger>(
         },
     };
     ledger.lease(address, wish.holder, wish.now)?;
+    if !held.is_empty() {
+        // The pool has lost what the holder had of it; from now on the new address is the one.
+        ledger.keep_only(address, wish.holder, wish.now)?;
+    }
     Ok(Ok(address))
 }
 

@@ -169,6 +169,27 @@ impl Ledger for Books<'_> {
         Ok(())
     }
 
+    fn keep_only(&mut self, kept: IpAddr, of: &Holder, now: Millis) -> Result<(), StoreError> {
+        let (container, ifname, network) = holder_key(of);
+        self.tx
+            .execute(
+                "end the leases that a pool has lost",
+                "UPDATE addresses SET released = ?7 WHERE container = ?1 AND ifname = ?2 \
+                 AND network = ?3 AND scope = ?4 AND pool = ?5 AND address <> ?6 \
+                 AND released IS NULL",
+                (
+                    container,
+                    ifname,
+                    network,
+                    self.scope,
+                    self.pool,
+                    blob(kept),
+                    millis(now),
+                ),
+            )
+            .map(|_| ())
+    }
+
     fn census(&mut self) -> Result<(u64, u64), StoreError> {
         let counts = self.tx.row(
             "count the leases",
