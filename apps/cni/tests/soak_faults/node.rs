@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -168,9 +170,18 @@ impl Node {
         program
     }
 
-    /// Executes a plugin in the node's namespace to its end.
+    /// Executes a plugin in the node's namespace to its end, with a `/run` that goes with it: a
+    /// configuration without `dataDir` means the store of the machine itself.
     pub fn run(&self, program: Command, input: &[u8]) -> Ended {
-        self.ns.enter(|| run_here(program, input))
+        self.ns.enter(|| {
+            unshare(CloneFlags::CLONE_NEWNS).expect("make a mount namespace");
+            let none = None::<&str>;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(none, "/", none, private, none).expect("keep mounts to ourselves");
+            mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
+                .expect("mount a /run of our own");
+            run_here(program, input)
+        })
     }
 
     /// Executes a plugin and kills it after a while, unless it ends before.
