@@ -43,22 +43,35 @@ impl Plugins {
             peak: dir()?,
         };
         let (ours, peak) = (plugins.ours.path(), plugins.peak.path());
-        for name in ["azure-vnet", "azure-vnet-ipam", "portmap"] {
-            link(&here.join("watari-cni"), &ours.join(name))?;
-        }
-        link(&here.join("watari-bench-null"), &ours.join("null"))?;
-        for name in ["azure-vnet", "portmap"] {
-            link(&here.join("watari-bench-peak"), &peak.join(name))?;
-        }
+        let names = ["azure-vnet", "azure-vnet-ipam", "portmap"];
+        install(&here.join("watari-cni"), ours, &names)?;
+        install(&here.join("watari-bench-null"), ours, &["null"])?;
+        install(
+            &here.join("watari-bench-peak"),
+            peak,
+            &["azure-vnet", "portmap"],
+        )?;
         Ok(plugins)
     }
 }
 
-fn link(program: &Path, name: &Path) -> Result<()> {
-    std::fs::hard_link(program, name).with_context(|| {
-        let (program, name) = (program.display(), name.display());
-        format!("cannot link {program} as {name}; build watari-cni and watari-bench first")
-    })
+/// One copy under all names, as an installation writes it: the linker's own file lies in the page
+/// cache in single pages and takes 0.6 ms longer to execute.
+fn install(program: &Path, dir: &Path, names: &[&str]) -> Result<()> {
+    let mut first: Option<PathBuf> = None;
+    for name in names {
+        let name = dir.join(name);
+        let made = match &first {
+            None => std::fs::copy(program, &name).map(drop),
+            Some(first) => std::fs::hard_link(first, &name),
+        };
+        made.with_context(|| {
+            let (program, name) = (program.display(), name.display());
+            format!("cannot install {program} as {name}; build watari-cni and watari-bench first")
+        })?;
+        first.get_or_insert(name);
+    }
+    Ok(())
 }
 
 /// Which plugins a node has.
