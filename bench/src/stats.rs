@@ -62,10 +62,12 @@ pub fn ratio(pairs: &[(f64, f64)]) -> Ratio {
             .collect();
         drawn.push(of(&again));
     }
+    // Of few pairs the draws can all but miss the pairs themselves; the interval holds them.
+    let value = of(pairs);
     Ratio {
-        value: of(pairs),
-        low: quantile(&drawn, 0.025),
-        high: quantile(&drawn, 0.975),
+        value,
+        low: quantile(&drawn, 0.025).min(value),
+        high: quantile(&drawn, 0.975).max(value),
     }
 }
 
@@ -105,6 +107,15 @@ mod tests {
         assert!(first.low <= first.value && first.value <= first.high);
         assert!(first.low > 5.0 && first.high < 8.0, "{first:?}");
         assert_eq!(first, ratio(&pairs));
+        // Six noisy pairs, in every order of one side: some put the ratio outside of the draws.
+        for turn in 0..6 {
+            let first = [1.0, 2.0, 3.0, 10.0, 20.0, 30.0];
+            let pairs: Vec<_> = (0..6)
+                .map(|n| (first[n], first[(n * 5 + turn) % 6]))
+                .collect();
+            let few = ratio(&pairs);
+            assert!(few.low <= few.value && few.value <= few.high, "{few:?}");
+        }
         let constant = ratio(&[(2.0, 16.0); 5]);
         assert_eq!([constant.low, constant.value, constant.high], [8.0; 3]);
     }
