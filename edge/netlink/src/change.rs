@@ -6,8 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -56,8 +55,6 @@ pub enum RouteKind {
     Unicast,
     /// Refuses it with an ICMP error.
     Unreachable,
-    /// Drops it in silence.
-    Blackhole,
     /// Takes it in: the destination is an address of this namespace. In the table `local`.
     Local,
 }
@@ -121,24 +118,16 @@ pub enum Change<'a> {
     DeleteLink(&'a IfName),
     /// Sets `ifalias`.
     Alias(u32, &'a str),
-    /// No link-local address comes up with the link (`addrgenmode none`).
-    NoLinkLocal(u32),
     /// Brings a link up.
     Up(u32),
     /// Takes a link down.
     Down(u32),
-    /// Gives a link a MAC address.
-    Mac(u32, MacAddr),
     /// Adds an address: no prefix route is made, nothing is detected (RFC 4862, section 5.4).
     AddAddress(u32, IpNet),
     /// Adds an address, with the prefix route that the kernel makes.
     AddAddressWithRoute(u32, IpNet),
-    /// Deletes an address.
-    DeleteAddress(u32, IpNet),
     /// Adds a route, to the main table if it is not a local one.
     AddRoute(NewRoute),
-    /// Deletes a route.
-    DeleteRoute(NewRoute),
     /// Adds, or replaces, a permanent neighbour.
     SetNeighbour(u32, Neighbour),
     /// Answers solicitations for an address on a link.
@@ -161,10 +150,6 @@ impl Change<'_> {
                 let message = address(*index, *net, AddressFlags::Nodad);
                 (RouteNetlinkMessage::NewAddress(message), create)
             }
-            Self::DeleteAddress(index, net) => {
-                let message = address(*index, *net, AddressFlags::empty());
-                (RouteNetlinkMessage::DelAddress(message), 0)
-            }
             Self::AddRoute(new) => {
                 let flags = if new.replace {
                     NLM_F_CREATE | NLM_F_REPLACE
@@ -172,12 +157,6 @@ impl Change<'_> {
                     create
                 };
                 (RouteNetlinkMessage::NewRoute(route_message(new)), flags)
-            }
-            Self::DeleteRoute(old) => {
-                let mut message = route_message(old);
-                // Whatever scope it has.
-                message.header.scope = RouteScope::NoWhere;
-                (RouteNetlinkMessage::DelRoute(message), 0)
             }
             Self::SetNeighbour(index, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
@@ -198,12 +177,9 @@ impl Change<'_> {
                     NLM_F_CREATE | NLM_F_REPLACE,
                 )
             }
-            Self::DeleteLink(_)
-            | Self::Alias(..)
-            | Self::NoLinkLocal(_)
-            | Self::Up(_)
-            | Self::Down(_)
-            | Self::Mac(..) => (self.link_message(), 0),
+            Self::DeleteLink(_) | Self::Alias(..) | Self::Up(_) | Self::Down(_) => {
+                (self.link_message(), 0)
+            }
         };
         Outgoing { message, flags }
     }
@@ -222,16 +198,6 @@ impl Change<'_> {
                 link.header.index = *index;
                 link.attributes
                     .push(LinkAttribute::IfAlias((*alias).to_owned()));
-            }
-            Self::NoLinkLocal(index) => {
-                link.header.index = *index;
-                let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-                let spec = vec![AfSpecUnspec::Inet6(vec![mode])];
-                link.attributes.push(LinkAttribute::AfSpecUnspec(spec));
-            }
-            Self::Mac(index, mac) => {
-                link.header.index = *index;
-                link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
             }
             Self::Up(index) | Self::Down(index) => {
                 let up = matches!(self, Self::Up(_));
@@ -264,18 +230,12 @@ impl fmt::Display for Change<'_> {
             }
             Self::DeleteLink(name) => write!(f, "cannot delete link {name}"),
             Self::Alias(index, alias) => write!(f, "cannot set alias {alias:?} of link {index}"),
-            Self::NoLinkLocal(index) => write!(f, "cannot set addrgenmode none of link {index}"),
             Self::Up(index) => write!(f, "cannot bring up link {index}"),
             Self::Down(index) => write!(f, "cannot take down link {index}"),
-            Self::Mac(index, mac) => write!(f, "cannot give link {index} the address {mac}"),
             Self::AddAddress(index, net) | Self::AddAddressWithRoute(index, net) => {
                 write!(f, "cannot add address {net} to link {index}")
             }
-            Self::DeleteAddress(index, net) => {
-                write!(f, "cannot delete address {net} of link {index}")
-            }
             Self::AddRoute(new) => write!(f, "cannot add {new}"),
-            Self::DeleteRoute(old) => write!(f, "cannot delete {old}"),
             Self::SetNeighbour(index, Neighbour { address, mac }) => {
                 write!(f, "cannot set neighbour {address} {mac} of link {index}")
             }
@@ -361,7 +321,6 @@ fn route_message(new: &NewRoute) -> RouteMessage {
     message.header.kind = match new.kind {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Unreachable => RouteType::Unreachable,
-        RouteKind::Blackhole => RouteType::BlackHole,
         RouteKind::Local => RouteType::Local,
     };
     let v4_unicast = new.kind == RouteKind::Unicast && destination.addr().is_ipv4();
