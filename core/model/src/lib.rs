@@ -5,9 +5,11 @@
 mod attachment;
 mod mac;
 mod name;
+mod pod;
 mod protocol;
 
 pub use attachment::{Attachment, DEFAULT_HOST_PREFIX, HostPrefix};
 pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NameError, NetworkName};
+pub use pod::PodName;
 pub use protocol::Protocol;

@@ -2,12 +2,16 @@
 //!
 //! `desired == observed` is the definition of health.
 
+mod datapath;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use watari_model::{IfName, MacAddr};
+
+pub use datapath::{Datapath, Hook, HookAt, LocalEndpoint};
 
 /// One veth pair with all that belongs to it: the tables of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,1 @@
+//! The node daemon: what it desires, what it observes, what it repairs, what it tells.

@@ -1,0 +1,1 @@
+//! The datapath in the kernel: programs loaded, pinned and attached, maps read and written.

@@ -1,0 +1,3 @@
+//! The decisions: what becomes of a packet.
+#![no_std]
+#![forbid(unsafe_code)]
