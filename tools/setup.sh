@@ -125,6 +125,14 @@ cargo_test() {
     cargo test --workspace --locked --no-fail-fast "$@"
 }
 
+need_kernels() {
+    need_root
+    # shellcheck disable=SC2086 # a list of words
+    need $KERNEL_TOOLS
+    need_toolchain
+    need_bpf
+}
+
 need_everything() {
     need_root
     # shellcheck disable=SC2086 # a list of words
