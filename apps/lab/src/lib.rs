@@ -7,12 +7,12 @@
 //! of a lab is in the machine's own network or mount namespace, so killing the cgroup ends it.
 
 mod cgroup;
+mod cluster;
 mod demo;
 mod down;
 mod echo;
 mod enter;
 mod fabric;
-mod guard;
 mod http;
 mod inspect;
 mod layout;
@@ -26,6 +26,7 @@ mod process;
 mod spec;
 mod state;
 mod up;
+mod way;
 mod wire;
 
 pub use demo::demo;
@@ -34,7 +35,7 @@ pub use echo::{EchoOptions, echo};
 pub use enter::{Target, exec, shell};
 pub use fabric::run as run_fabric;
 pub use inspect::{Page, inspect};
-pub use layout::{GATEWAY6, Lab, METADATA, Node, SCHEMA, SDN_MAC, WIRE_SERVER};
+pub use layout::{GATEWAY6, Lab, METADATA, Node, SCHEMA, SDN_MAC, WIRE_SERVER, WORLD, WORLD6};
 pub use names::{Label, LabelError};
 pub use node::{is_up as node_is_up, run_holder as run_node};
 pub use paths::labs;
@@ -44,5 +45,5 @@ pub use pod::{
 };
 pub use spec::{FabricKind, MAX_LAB_FILE, Spec, SpecError};
 pub use state::{OpenLab, which};
-pub use up::{AKS_CONFLIST, AKS_DUAL_CONFLIST, Options, describe, up};
+pub use up::{AKS_CONFLIST, AKS_DUAL_CONFLIST, Options, SWITCH_CONFLIST, describe, up};
 pub use wire::document as wire_document;

@@ -105,7 +105,7 @@ impl Get {
             let addresses: Vec<String> = node.primaries().iter().map(ToString::to_string).collect();
             values.push(json!({
                 "name": node.name, "up": up, "addresses": addresses, "mac": node.mac,
-                "pods": here, "maxPods": node.max_pods,
+                "pods": here, "maxPods": node.max_pods, "podCIDRs": node.pod_cidrs,
             }));
             let mut row = vec![
                 node.name.to_string(),
@@ -114,13 +114,14 @@ impl Get {
                 addresses.join(","),
             ];
             if self.wide() {
-                let secondaries = node.secondaries();
-                let (first, last) = (secondaries.first(), secondaries.last());
+                let mut owns: Vec<String> = node
+                    .owned()
+                    .iter()
+                    .map(|(first, last)| format!("{first} to {last}"))
+                    .collect();
+                owns.extend(node.pod_cidrs.iter().map(ToString::to_string));
                 row.push(node.mac.to_string());
-                row.push(match (first, last) {
-                    (Some(first), Some(last)) => format!("{first} to {last}"),
-                    _ => String::new(),
-                });
+                row.push(owns.join(","));
             }
             rows.push(row);
         }
