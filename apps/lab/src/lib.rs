@@ -6,6 +6,7 @@
 //! and looks after its containers, one for the fabric, which also serves the wire server. Nothing
 //! of a lab is in the machine's own network or mount namespace, so killing the cgroup ends it.
 
+mod agent;
 mod cgroup;
 mod cluster;
 mod demo;
@@ -29,6 +30,10 @@ mod up;
 mod way;
 mod wire;
 
+pub use agent::{
+    End as EndAgent, end as end_agent, is_running as agent_is_running, log as agent_log,
+    run as run_agent, start_in as start_agents,
+};
 pub use demo::demo;
 pub use down::down;
 pub use echo::{EchoOptions, echo};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use watari_netlink::Netns;
 
+use crate::agent::{self, AGENT};
 use crate::cgroup::Cgroup;
 use crate::down;
 use crate::fabric::{self, FABRIC};
@@ -89,6 +90,9 @@ fn build(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<()
                 .with_context(|| format!("lay the ways of node {}", node.name))?;
         }
     }
+    if lab.agent {
+        agent::start(lab, dir, lab.nodes.iter().map(|node| &node.name))?;
+    }
     paths::write(&dir.ready(), "")
 }
 
@@ -118,7 +122,7 @@ fn prepare(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<
         let (file, usual) = usual_conflist(lab);
         let conflist = options.conflist.as_deref().unwrap_or(usual);
         prepare_node(&dir.node(&node.name), &copy, (file, conflist))?;
-        for part in [HOLDER, EXEC] {
+        for part in [HOLDER, EXEC, AGENT] {
             group.child(node.name.as_str()).child(part).create()?;
         }
     }
