@@ -3,131 +3,18 @@
 mod common;
 
 use common::TestLab;
-use serde_json::Value;
-
-/// Two pods and one of the host's network on each of two nodes.
-fn pods() -> String {
-    let pod = |name: &str, node: &str, host: bool, port: u16| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {node}\n  hostNetwork: {host}\n  containers:\n  - name: c\n    command: [watari, echo, --http, '{port}']\n---\n"
-        )
-    };
-    [
-        pod("a1", "node1", false, 80),
-        pod("a2", "node1", false, 80),
-        pod("b1", "node2", false, 80),
-        pod("b2", "node2", false, 80),
-        pod("host1", "node1", true, 8081),
-        pod("host2", "node2", true, 8081),
-    ]
-    .concat()
-}
-
-struct Switch {
-    lab: TestLab,
-    /// As many addresses as each pod and node shall have.
-    families: usize,
-}
-
-impl Switch {
-    fn up(hint: &str, families: &str) -> Self {
-        let lab = TestLab::up(hint, &format!("{{fabric: l2, nodes: 2, {families}}}"));
-        let file = lab.file("pods.yaml", &pods());
-        lab.watari(&["apply", "-f", &file]);
-        let families = if families.contains("ipv4: true, ipv6: true") {
-            2
-        } else {
-            1
-        };
-        Self { lab, families }
-    }
-
-    fn addresses(&self, pod: &str) -> Vec<String> {
-        let pod = self.lab.pod(pod).expect("the pod is listed");
-        let all: Vec<String> = serde_json::from_value(pod["podIPs"].clone()).expect("addresses");
-        assert_eq!(all.len(), self.families, "{all:?}");
-        all
-    }
-
-    /// Asks an address; who answered, and which address it saw. None without an answer.
-    fn ask(&self, from: &str, address: &str) -> Option<(String, String)> {
-        let host = if address.contains(':') {
-            format!("[{address}]")
-        } else {
-            address.to_owned()
-        };
-        let line = format!("curl -gsf --retry 5 --retry-connrefused -m5 http://{host}/");
-        let output = self
-            .lab
-            .try_watari(&["exec", from, "--", "sh", "-c", &line]);
-        let said: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let peer: std::net::SocketAddr = said["peer"].as_str()?.parse().ok()?;
-        Some((said["name"].as_str()?.to_owned(), peer.ip().to_string()))
-    }
-
-    /// What Kubernetes asks of a network.
-    fn holds_the_three_requirements(&self) {
-        let all = ["a1", "a2", "b1", "b2"];
-        let near = |node: &str| {
-            if node == "node1" {
-                ["a1", "a2"]
-            } else {
-                ["b1", "b2"]
-            }
-        };
-        let askers = [("a1", &all[..]), ("a2", &all), ("b1", &all), ("b2", &all)]
-            .into_iter()
-            .chain([("host1", &all[..]), ("host2", &all)]);
-        for (from, to) in askers {
-            self.reach(from, &self.addresses(from), to);
-        }
-        for (node, host) in [("node1", "host1"), ("node2", "host2")] {
-            self.reach(node, &self.addresses(host), &near(node));
-        }
-    }
-
-    /// `from` reaches each of `to` at each address, and is seen with one of its own.
-    fn reach(&self, from: &str, own: &[String], to: &[&str]) {
-        for pod in to {
-            for address in self.addresses(pod) {
-                let answer = self.ask(from, &address);
-                let (name, peer) = answer.unwrap_or_else(|| panic!("{from} to {address}"));
-                assert_eq!(name, format!("default/{pod}"));
-                assert!(own.contains(&peer), "{from} to {address}: seen as {peer}");
-            }
-        }
-    }
-
-    /// The world answers pods, and sees their nodes.
-    fn leads_out(&self, worlds: &[&str]) {
-        for (pod, host) in [("a1", "host1"), ("b2", "host2")] {
-            for world in worlds {
-                let (name, peer) = self.ask(pod, world).expect("the world answers");
-                assert_eq!(name, "world");
-                assert!(self.addresses(host).contains(&peer), "{pod} seen as {peer}");
-                // Without it the world does not know whom to answer.
-                let address = self.addresses(pod);
-                let own = address
-                    .iter()
-                    .find(|own| own.contains(':') == world.contains(':'));
-                let own = own.expect("an address of the family");
-                let ping = format!("ping -c1 -W1 {own}");
-                assert!(!self.lab.sh_works("fabric", &ping), "the world knows {own}");
-            }
-        }
-    }
-}
+use common::cluster::Cluster;
 
 #[test]
 fn pods_of_ipv4_reach_each_other_and_the_world() {
-    let switch = Switch::up("l2v4", "ipv4: true");
+    let switch = Cluster::up("l2v4", "fabric: l2");
     switch.holds_the_three_requirements();
     switch.leads_out(&["192.0.2.1"]);
 }
 
 #[test]
 fn pods_of_ipv6_alone_reach_each_other_and_the_world() {
-    let switch = Switch::up("l2v6", "ipv4: false, ipv6: true");
+    let switch = Cluster::up("l2v6", "fabric: l2, ipv4: false, ipv6: true");
     switch.holds_the_three_requirements();
     switch.leads_out(&["2001:db8::1"]);
     // Not one address of the other family.
@@ -139,9 +26,21 @@ fn pods_of_ipv6_alone_reach_each_other_and_the_world() {
 
 #[test]
 fn pods_of_both_families_reach_each_other_and_the_world_over_both() {
-    let switch = Switch::up("l2dual", "ipv4: true, ipv6: true");
+    let switch = Cluster::up("l2dual", "fabric: l2, ipv6: true");
     switch.holds_the_three_requirements();
     switch.leads_out(&["192.0.2.1", "2001:db8::1"]);
+}
+
+#[test]
+fn frames_as_large_as_the_file_says_cross_the_switch() {
+    let switch = Cluster::up("l2mtu", "fabric: l2, mtu: 9000, ipv6: true");
+    // ICMP and IP headers take 28 bytes, 48 with IPv6; one byte more does not fit.
+    for address in switch.addresses("b1") {
+        let largest = if address.contains(':') { 8952 } else { 8972 };
+        let ping = |size| format!("ping -M do -c1 -W2 -s {size} {address}");
+        switch.lab.sh("a1", &ping(largest));
+        assert!(!switch.lab.sh_works("a1", &ping(largest + 1)), "{address}");
+    }
 }
 
 #[test]
