@@ -118,6 +118,10 @@ pub enum Change<'a> {
     DeleteLink(&'a IfName),
     /// Sets `ifalias`.
     Alias(u32, &'a str),
+    /// Sets the MTU in bytes.
+    Mtu(u32, u32),
+    /// Sets the MAC address.
+    Mac(u32, MacAddr),
     /// Brings a link up.
     Up(u32),
     /// Takes a link down.
@@ -177,9 +181,12 @@ impl Change<'_> {
                     NLM_F_CREATE | NLM_F_REPLACE,
                 )
             }
-            Self::DeleteLink(_) | Self::Alias(..) | Self::Up(_) | Self::Down(_) => {
-                (self.link_message(), 0)
-            }
+            Self::DeleteLink(_)
+            | Self::Alias(..)
+            | Self::Mtu(..)
+            | Self::Mac(..)
+            | Self::Up(_)
+            | Self::Down(_) => (self.link_message(), 0),
         };
         Outgoing { message, flags }
     }
@@ -198,6 +205,14 @@ impl Change<'_> {
                 link.header.index = *index;
                 link.attributes
                     .push(LinkAttribute::IfAlias((*alias).to_owned()));
+            }
+            Self::Mtu(index, mtu) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Mtu(*mtu));
+            }
+            Self::Mac(index, mac) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
             }
             Self::Up(index) | Self::Down(index) => {
                 let up = matches!(self, Self::Up(_));
@@ -230,6 +245,8 @@ impl fmt::Display for Change<'_> {
             }
             Self::DeleteLink(name) => write!(f, "cannot delete link {name}"),
             Self::Alias(index, alias) => write!(f, "cannot set alias {alias:?} of link {index}"),
+            Self::Mtu(index, mtu) => write!(f, "cannot set MTU {mtu} of link {index}"),
+            Self::Mac(index, mac) => write!(f, "cannot set MAC {mac} of link {index}"),
             Self::Up(index) => write!(f, "cannot bring up link {index}"),
             Self::Down(index) => write!(f, "cannot take down link {index}"),
             Self::AddAddress(index, net) | Self::AddAddressWithRoute(index, net) => {

@@ -268,7 +268,7 @@ pub(crate) fn look_at(answer: &RouteNetlinkMessage) {
     let _ = route_of(answer, index);
 }
 
-fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
+pub(crate) fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     let RouteNetlinkMessage::NewAddress(message) = answer else {
         return None;
     };
@@ -298,7 +298,7 @@ fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
-fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
+pub(crate) fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = answer else {
         return None;
     };
@@ -327,7 +327,7 @@ fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
     (!automatic).then_some(Route { destination, via })
 }
 
-fn next_hop(message: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
+pub(crate) fn next_hop(message: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
     let (mut index, mut via) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -347,7 +347,7 @@ pub(crate) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
+pub(crate) fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
     if message.header.ifindex != index {
         return None;
     }
