@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use watari_model::{ClusterNode, IfName};
 use watari_plan::prefixes;
 use watari_store::EndpointRecord;
+
+use crate::book::Book;
 
 /// Who has an address: a pod of this node by its name, another node or its pods by the node's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,10 +74,18 @@ impl Names {
         names
     }
 
+    /// From the node store alone, where no agent tells of the cluster; none if it cannot be read.
+    pub fn of_store(data_dir: &Path) -> Self {
+        let mut book = Book::new(data_dir);
+        // Flows without names are better than none.
+        let _ = book.poll();
+        Self::new("", book.records(), &[])
+    }
+
     /// Whose an address is.
     pub fn of(&self, address: IpAddr) -> Who {
         if let Some(pod) = self.pods.get(&address) {
-            let node = Some(self.own.clone());
+            let node = (!self.own.is_empty()).then(|| self.own.clone());
             return Who {
                 pod: Some(pod.clone()),
                 node,
