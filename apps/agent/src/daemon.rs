@@ -59,7 +59,7 @@ pub type Reload<K> = Box<dyn FnMut() -> Result<K>>;
 
 /// An agent, apart from its runtime.
 pub struct Daemon<K> {
-    options: Options,
+    pub(crate) options: Options,
     reload: Reload<K>,
     monitor: Monitor,
     pub(crate) node: Node<K>,
@@ -120,6 +120,11 @@ impl<K: Datapath> Daemon<K> {
         self.described = described;
         self.missing = missing;
         self
+    }
+
+    /// The datapath that it drives.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.node.kernel
     }
 
     /// Runs until a signal ends it; forwarding goes on as it is. `ready` is called when the
@@ -359,6 +364,7 @@ impl<K: Datapath> Daemon<K> {
             let (pod, attachment) = (pod_of(record), &record.attachment);
             tracing::warn!(%pod, %attachment, "took back what a sandbox left that is gone");
             self.reclaimed += 1;
+            self.missed.forget(attachment);
         }
         if !taken.is_empty() {
             self.node.book.forget();
@@ -443,7 +449,7 @@ impl<K: Datapath> Daemon<K> {
     fn answer(&mut self, request: Request) {
         // Who asked may be gone.
         match request {
-            Request::Status(to) => drop(to.send(self.status(&self.options.node.clone()))),
+            Request::Status(to) => drop(to.send(self.status())),
             Request::Drops(to) => {
                 let dropped = self.node.kernel.drops().unwrap_or_default();
                 let now = monotonic();

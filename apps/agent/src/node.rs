@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use watari_bpf::{Applied, Datapath, difference};
 use watari_model::{Attachment, ClusterNode, IfName};
 use watari_netlink::{Handle, Snapshot};
@@ -312,13 +312,13 @@ impl<K: Datapath> Target for Node<K> {
     type Change = Change;
     type Error = anyhow::Error;
 
-    fn update(&mut self, key: &Key, object: &Object) -> Result<Vec<Change>> {
+    fn update(&mut self, _key: &Key, object: &Object) -> Result<Vec<Change>> {
         match object {
             Object::Datapath { nodes, uplinks } => self.datapath(nodes.as_deref(), uplinks),
             Object::Routes { nodes, uplinks } => self.routes(nodes, uplinks),
             Object::Masquerade(table) => self.masquerade(table),
             Object::Endpoint(record) => {
-                let lost = mend(&mut self.host, record).with_context(|| key.to_string())?;
+                let lost = mend(&mut self.host, record)?;
                 Ok(lost.into_iter().map(Change::Repaired).collect())
             }
         }

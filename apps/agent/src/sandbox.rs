@@ -40,6 +40,11 @@ impl Missed {
         due
     }
 
+    /// It was taken back.
+    pub fn forget(&mut self, attachment: &Attachment) {
+        self.0.remove(attachment);
+    }
+
     /// How many are missed.
     pub fn count(&self) -> usize {
         self.0.len()

@@ -11,13 +11,13 @@ use crate::protocol::{Count, Kept, Status};
 
 impl<K: Datapath> Daemon<K> {
     /// How the node stands.
-    pub fn status(&mut self, node: &str) -> Status {
+    pub fn status(&mut self) -> Status {
         let kept = self.kept();
         let notes = self.worth_knowing();
         let applied = self.node.applied();
         Status {
             schema: SCHEMA,
-            node: node.to_owned(),
+            node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             up_seconds: self.now().as_secs_f64(),
