@@ -1,0 +1,10 @@
+//! Nodes and pods from throw-away namespaces, and traffic between them: what benchmarks and
+//! scenarios of the datapath have in common. For tests and measurements only.
+
+mod bed;
+mod cpu;
+mod traffic;
+
+pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
+pub use cpu::{busy, pin};
+pub use traffic::{Bulk, Ends, bulk, connect_rate, request_rate};
