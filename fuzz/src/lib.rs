@@ -17,6 +17,7 @@ use watari_cni_spec::{
 };
 use watari_ipam::{Document, IpamConf, Kind, Select, parse_node_file, parse_resolv_conf};
 use watari_nft::attr::parse_attrs;
+use watari_nft::interval::{parse_marks, ranges_of};
 use watari_nft::message::parse_frames;
 use watari_nft::object::{parse_comment, parse_elements, parse_generation};
 
@@ -123,6 +124,7 @@ pub fn nft_answer(bytes: &[u8]) {
         if let Ok(attributes) = frame.attributes() {
             let _ = parse_generation(attributes);
             let _ = parse_elements(attributes);
+            let _ = parse_marks(attributes).and_then(ranges_of);
             let values = parse_attrs(attributes).into_iter().flatten();
             for attr in values {
                 let _ = (attr.be16(), attr.be32(), attr.text().is_ok());

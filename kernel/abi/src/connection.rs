@@ -229,6 +229,9 @@ pub struct Connection {
     pub ifindex: u32,
     /// Zero; room for the identity of the other end.
     pub identity: u32,
+    /// Makes the layout another one, for tests of upgrades.
+    #[cfg(feature = "other-abi")]
+    pub reserved: [u64; 1],
 }
 
 /// A datagram in fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
@@ -414,7 +417,7 @@ const _: () = {
     assert!(size_of::<ConnectionKey>() == 40);
     assert!(size_of::<Translation>() == 24);
     assert!(size_of::<Direction>() == 48);
-    assert!(size_of::<Connection>() == 152);
+    assert!(size_of::<Connection>() == 152 + if cfg!(feature = "other-abi") { 8 } else { 0 });
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentPorts>() == 16);
     assert!(size_of::<StackPort>() == 20);

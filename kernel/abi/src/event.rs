@@ -90,6 +90,6 @@ pub struct DropEvent {
 }
 
 const _: () = {
-    assert!(size_of::<FlowEvent>() == 208);
+    assert!(size_of::<FlowEvent>() == 56 + size_of::<Connection>());
     assert!(size_of::<DropEvent>() == 24 + HEADER_BYTES);
 };

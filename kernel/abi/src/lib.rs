@@ -25,4 +25,11 @@ pub use endpoint::{Config, Endpoint, Link, PrefixKey, Remote, config_flags};
 pub use event::{DropEvent, FlowEvent, FlowEventKind, HEADER_BYTES, Hook};
 
 /// The version of everything in this crate. A change of layout, meaning or set of maps raises it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = if cfg!(feature = "other-abi") {
+    OTHER_ABI
+} else {
+    1
+};
+
+/// The version that only tests build (feature `other-abi`): [`Connection`] has one more field.
+pub const OTHER_ABI: u32 = 1_000_001;

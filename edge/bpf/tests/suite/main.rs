@@ -1,0 +1,9 @@
+//! The adapter against the running kernel, in namespaces and file systems of its own.
+
+mod attach;
+mod migrate;
+mod node;
+#[path = "../../build/object.rs"]
+#[allow(dead_code)] // The build script uses all of it.
+mod object;
+mod world;
