@@ -91,6 +91,18 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Takes away every route of the nodes to pods: what still gets through went past the
+    /// kernel's routing.
+    pub fn blackhole(&self) {
+        for node in &self.nodes {
+            let others = self
+                .nodes
+                .iter()
+                .filter(|other| other.number != node.number);
+            node.blackhole(&others.collect::<Vec<_>>());
+        }
+    }
+
     /// A pod by the indices of node and pod.
     pub fn pod(&self, node: usize, pod: usize) -> &Pod {
         &self.nodes[node].pods[pod]
@@ -132,6 +144,17 @@ impl Node {
             format!("10.250.{number}.0/24"),
             format!("fd50:0:0:{number}::/64"),
         ]
+    }
+
+    /// Takes its routes to pods away: its own, and those of these other nodes.
+    pub fn blackhole(&self, others: &[&Self]) {
+        let own = self.pods.iter();
+        let own = own.flat_map(|pod| [format!("{}/32", pod.v4), format!("{}/128", pod.v6)]);
+        let others = others.iter().flat_map(|other| other.ranges());
+        for range in own.chain(others) {
+            self.run(&format!("ip route del {range}"));
+            self.run(&format!("ip route add blackhole {range}"));
+        }
     }
 
     /// Runs a command of many words in it.

@@ -3,8 +3,12 @@
 
 mod bed;
 mod cpu;
+mod datapath;
+pub mod echo;
+pub mod raw;
 mod traffic;
 
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
 pub use cpu::{busy, pin};
+pub use datapath::{Datapaths, Loading};
 pub use traffic::{Bulk, Ends, bulk, connect_rate, request_rate};
