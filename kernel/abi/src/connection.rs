@@ -1,4 +1,4 @@
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::Address;
 
@@ -74,7 +74,7 @@ pub struct ConnectionKey {
 }
 
 /// Which end of a [`ConnectionKey`] sent something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromZeros, Immutable, KnownLayout)]
 #[repr(u8)]
 pub enum Side {
     /// [`ConnectionKey::low`].
@@ -191,14 +191,17 @@ pub mod flags {
     pub const LOW_IS_ORIGINATOR: u16 = 1;
     /// The stack delivers it, and may translate it: packets of both directions go to the stack.
     pub const VIA_STACK: u16 = 2;
-    /// Its packets were seen where they entered the node, with this very tuple. When the stack
-    /// then delivers the tuple unchanged, nobody translates it, and [`VIA_STACK`] ends.
+    /// A packet from who opened it was seen where it entered the node, with this very tuple. When
+    /// the stack then delivers the tuple unchanged in the same direction, nobody translates it, and
+    /// [`VIA_STACK`] ends.
     pub const SEEN_AT_SOURCE: u16 = 4;
     /// Found mid-stream.
     pub const PICKED_UP: u16 = 8;
     /// The table of established connections was full when this one was; it stays where it may be
     /// evicted.
     pub const NOT_PROMOTED: u16 = 16;
+    /// As [`SEEN_AT_SOURCE`], for a packet back to who opened it.
+    pub const REPLY_SEEN_AT_SOURCE: u16 = 32;
 }
 
 /// A connection: both directions.
@@ -246,13 +249,13 @@ pub struct FragmentKey {
     pub destination: Address,
     /// Its identification, as it stands in the header (IPv4: two bytes, then zeros).
     pub id: u32,
-    /// IANA protocol number.
+    /// IANA number of what the datagram begins with.
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
 }
 
-/// The ports that only the first fragment carries.
+/// What only the first fragment carries.
 #[derive(
     Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -264,8 +267,10 @@ pub struct FragmentPorts {
     pub source_port: u16,
     /// As in [`Tuple::destination_port`].
     pub destination_port: u16,
+    /// As in [`Tuple::protocol`]: behind extension headers it is another than the fragment's.
+    pub protocol: u8,
     /// Zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
 }
 
 /// A pod's port that it used towards somebody whom the stack may translate: an unknown packet

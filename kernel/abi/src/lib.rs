@@ -5,6 +5,10 @@
 //! [`ABI_VERSION`], which names the directory that the maps are pinned in.
 #![no_std]
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::inline_always,
+    reason = "in the kernel a call costs stack, and what the compiler knows of its arguments"
+)]
 
 mod address;
 mod connection;
