@@ -4,6 +4,8 @@ export DEBIAN_FRONTEND=noninteractive CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS
 export CARGO_NET_RETRY=5
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 DENY_VERSION=0.20.2
+BPF_LINKER_VERSION=0.13.0
+BPF_LLVM=22 # what that version links with
 
 # Command → Debian package. The plugins and the runtime are what the tests compare with and call.
 # Of the two programs called arping, the tests read what that of iputils says.
@@ -76,6 +78,41 @@ need_toolchain() {
     fi
 }
 
+# The eBPF programs want a compiler with a core library for their target, which the pinned one has
+# not, and a linker of their own. edge/bpf/build/object.rs looks for both in the same places.
+need_bpf() {
+    if [ -z "${WATARI_BPF_RUSTC:-}" ] && ! bpf_compiler_of_rustup; then
+        need /usr/bin/rustc:rustc-web \
+            /usr/lib/rustlib/bpfel-unknown-none/lib:libstd-rust-web-dev-bpf || {
+            echo "Or: rustup toolchain install nightly --component rust-src" >&2
+            return 1
+        }
+    fi
+    have bpf-linker || install_bpf_linker
+}
+
+# A nightly with the source of the core library does as well.
+bpf_compiler_of_rustup() {
+    local sysroot
+    have rustup || return 1
+    sysroot=$(rustup run nightly rustc --print sysroot 2>/dev/null) || return 1
+    [ -d "$sysroot/lib/rustlib/src/rust/library/core" ]
+}
+
+install_bpf_linker() {
+    local llvm="${LLVM_PREFIX:-/usr/lib/llvm-$BPF_LLVM}"
+    need "$llvm/bin/llvm-config:llvm-$BPF_LLVM-dev" "c++:g++" \
+        "$llvm/lib/libPolly.a:libpolly-$BPF_LLVM-dev" /usr/include/zlib.h:zlib1g-dev \
+        /usr/include/zstd.h:libzstd-dev /usr/include/libxml2/libxml/parser.h:libxml2-dev || {
+        echo "bpf-linker $BPF_LINKER_VERSION is built with LLVM $BPF_LLVM: say where it is in LLVM_PREFIX." >&2
+        return 1
+    }
+    echo "installing bpf-linker $BPF_LINKER_VERSION (about two minutes, once)"
+    LLVM_PREFIX="$llvm" LLVM_SYS_221_PREFIX="$llvm" PATH="$llvm/bin:$PATH" \
+        RUSTFLAGS="-L $llvm/lib" cargo install bpf-linker --version "=$BPF_LINKER_VERSION" \
+        --no-default-features --features "llvm-$BPF_LLVM" --locked --quiet
+}
+
 need_deny() {
     cargo deny --version >/dev/null 2>&1 && return
     echo "installing cargo-deny $DENY_VERSION (about two minutes, once)"
@@ -88,11 +125,20 @@ cargo_test() {
     cargo test --workspace --locked --no-fail-fast "$@"
 }
 
+need_kernels() {
+    need_root
+    # shellcheck disable=SC2086 # a list of words
+    need $KERNEL_TOOLS
+    need_toolchain
+    need_bpf
+}
+
 need_everything() {
     need_root
     # shellcheck disable=SC2086 # a list of words
     need $TEST_TOOLS
     need_toolchain
+    need_bpf
     need_deny
     cargo fetch --locked --quiet
 }

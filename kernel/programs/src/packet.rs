@@ -61,8 +61,10 @@ impl Frame for Tc {
     #[inline(always)]
     fn fixed<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
         match within::<T>(self.skb, offset) {
-            // SAFETY: `within` found it inside the packet; any bytes are a `T`, at any address.
-            Some(place) => Some(unsafe { place.read_unaligned() }),
+            // SAFETY: `within` found it inside the packet; any bytes are a `T`. The place need not be
+            // aligned as a `T` is; this target has no loads that mind, and an unaligned read would
+            // become one load for each byte. The verifier judges the loads that come of it.
+            Some(place) => Some(unsafe { place.read() }),
             None => load_bytes(self.skb, offset as u32),
         }
     }
@@ -80,9 +82,9 @@ impl Frame for Tc {
     ) -> Result<(), Refused> {
         match within::<T>(self.skb, offset) {
             // SAFETY: `within` found it inside the packet, which the kernel has made ours alone:
-            // it does so for a program that writes.
+            // it does so for a program that writes. For alignment see `fixed`.
             Some(place) => {
-                unsafe { place.write_unaligned(value) };
+                unsafe { place.write(value) };
                 Ok(())
             }
             None => store_bytes(self.skb, offset as u32, &value),

@@ -1,11 +1,11 @@
 use watari_abi::Hook;
 use watari_bpf::{Attachment, Datapath, Node, PinDir, PodHooks, load, remove};
 
-use crate::world::{BOTH, World, ping, words};
+use crate::world::{World, kinds, ping, words};
 
 #[test]
 fn a_pod_is_attached_without_an_agent_and_a_reload_swaps_its_programs() {
-    for attachment in BOTH {
+    for attachment in kinds() {
         let world = World::new();
         let (one, two) = (world.pod(1), world.pod(2));
         let root = world.bpffs.root();
@@ -43,7 +43,7 @@ fn a_pod_is_attached_without_an_agent_and_a_reload_swaps_its_programs() {
 
 #[test]
 fn what_the_plugin_attaches_is_promoted_under_traffic() {
-    for attachment in BOTH {
+    for attachment in kinds() {
         let world = World::new();
         let (one, two) = (world.pod(1), world.pod(2));
         let root = world.bpffs.root();
@@ -72,7 +72,7 @@ fn what_the_plugin_attaches_is_promoted_under_traffic() {
 
 #[test]
 fn removal_leaves_the_node_as_it_was_found() {
-    for attachment in BOTH {
+    for attachment in kinds() {
         let world = World::new();
         let (one, two) = (world.pod(1), world.pod(2));
         let root = world.bpffs.root();

@@ -9,7 +9,21 @@ use watari_bpf::{Attachment, LoadOptions, PodLink};
 use watari_model::{IfName, MacAddr};
 use watari_testkit::Netns;
 
-pub const BOTH: [Attachment; 2] = [Attachment::Tcx, Attachment::Clsact];
+/// What this kernel is known to lack: names of features, set by `./run kernels` for old kernels.
+/// All else has to be there.
+pub fn lacks(feature: &str) -> bool {
+    let without = std::env::var("WATARI_WITHOUT").unwrap_or_default();
+    without.split(',').any(|name| name == feature)
+}
+
+/// Every kind of attachment that this kernel has.
+pub fn kinds() -> Vec<Attachment> {
+    if lacks("tcx") {
+        vec![Attachment::Clsact]
+    } else {
+        vec![Attachment::Tcx, Attachment::Clsact]
+    }
+}
 
 /// A bpffs in a temporary directory.
 pub struct BpfFs(TempDir);
