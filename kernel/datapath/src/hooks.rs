@@ -10,9 +10,9 @@ use crate::translate::translate;
 use crate::{Dropped, Env, Step};
 
 /// Where the sender's MAC stands in a frame.
-const SOURCE_MAC: usize = 6;
+const SOURCE_MAC: u32 = 6;
 /// Where the type of the frame stands.
-const KIND: usize = 12;
+const KIND: u32 = 12;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -299,12 +299,7 @@ fn leave_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
 /// A MAC in the words that a frame is read in.
 #[inline(always)]
 const fn words(mac: &[u8; 6]) -> [u16; 3] {
-    let [a, b, c, d, e, f] = *mac;
-    [
-        u16::from_ne_bytes([a, b]),
-        u16::from_ne_bytes([c, d]),
-        u16::from_ne_bytes([e, f]),
-    ]
+    zerocopy::transmute!(*mac)
 }
 
 /// Holds a pod to its own MAC and addresses.
