@@ -173,8 +173,11 @@ impl Who {
 
     /// The MAC of a pod's host-side link, as its endpoint has it.
     pub const fn host_mac(self) -> Mac {
-        let [a, b, c, d, _, f] = self.mac();
-        [a, b, c, d, 0xff, f]
+        match self {
+            Self::A => [0x02, 0, 0, 0, 0xff, 0x0a],
+            Self::B => [0x02, 0, 0, 0, 0xff, 0x0b],
+            other => other.mac(),
+        }
     }
 }
 
