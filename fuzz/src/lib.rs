@@ -17,6 +17,7 @@ use watari_cni_spec::{
 };
 use watari_ipam::{Document, IpamConf, Kind, Select, parse_node_file, parse_resolv_conf};
 use watari_nft::attr::parse_attrs;
+use watari_nft::interval::{parse_marks, ranges_of};
 use watari_nft::message::parse_frames;
 use watari_nft::object::{parse_comment, parse_elements, parse_generation};
 
@@ -107,10 +108,17 @@ pub fn manifests(bytes: &[u8]) {
     }
 }
 
-/// A `lab.yaml`.
+/// A `lab.yaml`, and the addresses that follow from it.
 pub fn lab_spec(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = watari_lab::Spec::parse(text);
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(spec) = watari_lab::Spec::parse(&text) else {
+        return;
+    };
+    let name = watari_lab::Label::new("fuzz").expect("a name");
+    if let Ok(lab) = watari_lab::Lab::new(name, &spec) {
+        for node in &lab.nodes {
+            let _ = (node.in_cluster(), node.secondaries());
+        }
     }
 }
 
@@ -123,6 +131,7 @@ pub fn nft_answer(bytes: &[u8]) {
         if let Ok(attributes) = frame.attributes() {
             let _ = parse_generation(attributes);
             let _ = parse_elements(attributes);
+            let _ = parse_marks(attributes).and_then(ranges_of);
             let values = parse_attrs(attributes).into_iter().flatten();
             for attr in values {
                 let _ = (attr.be16(), attr.be32(), attr.text().is_ok());

@@ -3,6 +3,8 @@
 //! `desired == observed` is the definition of health.
 
 mod datapath;
+mod masquerade;
+mod ranges;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use watari_model::{IfName, MacAddr};
 
 pub use datapath::{Datapath, Hook, HookAt, LocalEndpoint};
+pub use masquerade::Masquerade;
+pub use ranges::Ranges;
 
 /// One veth pair with all that belongs to it: the tables of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

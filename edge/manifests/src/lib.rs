@@ -3,16 +3,21 @@
 //! YAML with several documents, JSON, and `List` kinds are read; every object is judged by
 //! itself, so a wrong one loses nothing of the others. All sizes are bounded.
 
+mod cluster;
 mod document;
 mod files;
 mod object;
 
+pub use cluster::OWNED_ADDRESSES;
 pub use document::MAX_DOCUMENTS;
 pub use files::{LoadError, MAX_FILE, MAX_FILES, load};
 pub use object::{Manifest, Object, ObjectId};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use watari_model::ClusterNode;
+use watari_routes::MasqueradeConf;
 
 /// Where an object was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +67,27 @@ pub struct Manifests {
 }
 
 impl Manifests {
+    /// The nodes of the cluster, in order of reading.
+    pub fn nodes(&self) -> impl Iterator<Item = &ClusterNode> {
+        self.objects
+            .iter()
+            .filter_map(|manifest| match &manifest.object {
+                Object::Node(node) => Some(node),
+                _ => None,
+            })
+    }
+
+    /// Who is masqueraded: all that is said of it, put together; the default when nothing is.
+    pub fn masquerade(&self) -> MasqueradeConf {
+        let mut all = MasqueradeConf::default();
+        for manifest in &self.objects {
+            if let Object::Masquerade { conf, .. } = &manifest.object {
+                all.merge(conf.clone());
+            }
+        }
+        all
+    }
+
     /// Adds what another file holds.
     pub fn append(&mut self, mut more: Self) {
         self.objects.append(&mut more.objects);

@@ -1,10 +1,13 @@
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use watari_model::ClusterNode;
+use watari_routes::MasqueradeConf;
 
-use crate::{Finding, Manifests, Origin};
+use crate::{Finding, Manifests, Origin, cluster};
 
 /// How deep `List`s may stand in each other.
 const MAX_LISTS: usize = 4;
@@ -14,7 +17,7 @@ const MAX_LISTS: usize = 4;
 pub struct ObjectId {
     /// `kind`.
     pub kind: String,
-    /// `metadata.namespace`; `default` when absent.
+    /// `metadata.namespace`; `default` when absent, empty for what is in none.
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
@@ -22,6 +25,9 @@ pub struct ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return write!(f, "{} {}", self.kind, self.name);
+        }
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
@@ -40,6 +46,15 @@ pub struct Manifest {
 pub enum Object {
     /// `v1` `Pod`, its `metadata.namespace` filled in.
     Pod(Box<Pod>),
+    /// `v1` `Node`, as much of it as other nodes need.
+    Node(ClusterNode),
+    /// The `v1` `ConfigMap` of `ip-masq-agent`: who is masqueraded.
+    Masquerade {
+        /// Kind, namespace, name.
+        id: ObjectId,
+        /// What it says.
+        conf: MasqueradeConf,
+    },
     /// Kept, and used by nobody yet.
     Other {
         /// `apiVersion`.
@@ -58,13 +73,18 @@ impl Manifest {
                 namespace: pod.metadata.namespace.clone().unwrap_or_default(),
                 name: pod.metadata.name.clone().unwrap_or_default(),
             },
-            Object::Other { id, .. } => id.clone(),
+            Object::Node(node) => ObjectId {
+                kind: "Node".to_owned(),
+                namespace: String::new(),
+                name: node.name.clone(),
+            },
+            Object::Masquerade { id, .. } | Object::Other { id, .. } => id.clone(),
         }
     }
 }
 
 /// A reason, with the field that it is about.
-type Refusal = (String, String);
+pub(crate) type Refusal = (String, String);
 
 /// Reads one document: an object, or a `List` of them.
 pub(crate) fn read(origin: &Origin, value: Value, found: &mut Manifests) {
@@ -162,20 +182,38 @@ fn object(value: &Value) -> Result<(Object, Vec<String>), Refusal> {
         Err(refusal) => return Err(refusal),
     };
     check_name("metadata.namespace", &namespace, 63, false)?;
-    if (api_version.as_str(), kind.as_str()) == ("v1", "Pod") {
-        let mut pod: Pod = typed(value)?;
-        let mut unknown = Vec::new();
-        let known = serde_json::to_value(&pod).map_err(|e| (String::new(), e.to_string()))?;
-        unknown_fields(value, &known, "", &mut unknown);
-        pod.metadata.namespace = Some(namespace);
-        return Ok((Object::Pod(Box::new(pod)), unknown));
-    }
     let id = ObjectId {
         kind,
         namespace,
         name,
     };
-    Ok((Object::Other { api_version, id }, Vec::new()))
+    match (api_version.as_str(), id.kind.as_str()) {
+        ("v1", "Pod") => {
+            let (mut pod, unknown) = known::<Pod>(value)?;
+            pod.metadata.namespace = Some(id.namespace);
+            Ok((Object::Pod(Box::new(pod)), unknown))
+        }
+        ("v1", "Node") => {
+            let (node, unknown) = known::<Node>(value)?;
+            Ok((Object::Node(cluster::cluster_node(&node)?), unknown))
+        }
+        ("v1", "ConfigMap") if cluster::is_masquerade(&id.namespace, &id.name) => {
+            let (map, mut unknown) = known::<ConfigMap>(value)?;
+            let (conf, more) = cluster::masquerade(&map)?;
+            unknown.extend(more);
+            Ok((Object::Masquerade { id, conf }, unknown))
+        }
+        _ => Ok((Object::Other { api_version, id }, Vec::new())),
+    }
+}
+
+/// An object of a known type, and its fields that the type does not have.
+fn known<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(T, Vec<String>), Refusal> {
+    let object: T = typed(value)?;
+    let mut unknown = Vec::new();
+    let known = serde_json::to_value(&object).map_err(|e| (String::new(), e.to_string()))?;
+    unknown_fields(value, &known, "", &mut unknown);
+    Ok((object, unknown))
 }
 
 fn check_name(path: &str, name: &str, longest: usize, dots: bool) -> Result<(), Refusal> {

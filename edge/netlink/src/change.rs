@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -21,6 +21,10 @@ use watari_tables::{Neighbour, Route};
 use crate::Netns;
 use crate::handle::Outgoing;
 
+/// `rtm_protocol` of the routes that Watari keeps beside those of its pods: a number that no list
+/// of protocols (`linux/rtnetlink.h`, `rt_protos` of iproute2) gives to anybody. `ip route` shows
+/// it as `proto 87`.
+pub const OWN_PROTOCOL: u8 = 87;
 /// `RT_TABLE_LOCAL` of `linux/rtnetlink.h`.
 const TABLE_LOCAL: u8 = 255;
 
@@ -46,6 +50,8 @@ pub enum RouteProtocol {
     Dhcp,
     /// `proto kernel`: what the kernel would have made of an address.
     Kernel,
+    /// [`OWN_PROTOCOL`]: listed, replaced and removed as a whole.
+    Own,
 }
 
 /// What a route does with a packet (`rtm_type`).
@@ -114,10 +120,25 @@ impl NewRoute {
 pub enum Change<'a> {
     /// Makes a veth pair.
     CreateVeth(Veth<'a>, Veth<'a>),
+    /// Makes a bridge that forwards at once and sends every multicast frame to every port.
+    CreateBridge {
+        /// Its name.
+        name: &'a IfName,
+        /// Its MAC address; else it would be that of one of its ports.
+        mac: MacAddr,
+        /// Its MTU in bytes.
+        mtu: u32,
+    },
+    /// Makes a link a port of a bridge: the link, the bridge.
+    Join(u32, u32),
     /// Deletes a link, and the other end of a pair with it.
     DeleteLink(&'a IfName),
     /// Sets `ifalias`.
     Alias(u32, &'a str),
+    /// Sets the MTU in bytes.
+    Mtu(u32, u32),
+    /// Sets the MAC address.
+    Mac(u32, MacAddr),
     /// Brings a link up.
     Up(u32),
     /// Takes a link down.
@@ -128,6 +149,8 @@ pub enum Change<'a> {
     AddAddressWithRoute(u32, IpNet),
     /// Adds a route, to the main table if it is not a local one.
     AddRoute(NewRoute),
+    /// Deletes a route of this protocol.
+    DeleteRoute(NewRoute),
     /// Adds, or replaces, a permanent neighbour.
     SetNeighbour(u32, Neighbour),
     /// Answers solicitations for an address on a link.
@@ -158,6 +181,13 @@ impl Change<'_> {
                 };
                 (RouteNetlinkMessage::NewRoute(route_message(new)), flags)
             }
+            Self::DeleteRoute(old) => {
+                let mut message = route_message(old);
+                // Any scope.
+                message.header.scope = RouteScope::NoWhere;
+                (RouteNetlinkMessage::DelRoute(message), 0)
+            }
+            Self::CreateBridge { name, mac, mtu } => (create_bridge(name, *mac, *mtu), create),
             Self::SetNeighbour(index, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
                 let mac = neighbour.mac.0.to_vec();
@@ -177,9 +207,13 @@ impl Change<'_> {
                     NLM_F_CREATE | NLM_F_REPLACE,
                 )
             }
-            Self::DeleteLink(_) | Self::Alias(..) | Self::Up(_) | Self::Down(_) => {
-                (self.link_message(), 0)
-            }
+            Self::DeleteLink(_)
+            | Self::Alias(..)
+            | Self::Mtu(..)
+            | Self::Mac(..)
+            | Self::Up(_)
+            | Self::Down(_)
+            | Self::Join(..) => (self.link_message(), 0),
         };
         Outgoing { message, flags }
     }
@@ -198,6 +232,18 @@ impl Change<'_> {
                 link.header.index = *index;
                 link.attributes
                     .push(LinkAttribute::IfAlias((*alias).to_owned()));
+            }
+            Self::Mtu(index, mtu) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Mtu(*mtu));
+            }
+            Self::Mac(index, mac) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+            }
+            Self::Join(index, bridge) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Controller(*bridge));
             }
             Self::Up(index) | Self::Down(index) => {
                 let up = matches!(self, Self::Up(_));
@@ -228,14 +274,21 @@ impl fmt::Display for Change<'_> {
                     .netns
                     .map_or(Ok(()), |netns| write!(f, " in {}", netns.path().display()))
             }
+            Self::CreateBridge { name, .. } => write!(f, "cannot create the bridge {name}"),
+            Self::Join(index, bridge) => {
+                write!(f, "cannot make link {index} a port of link {bridge}")
+            }
             Self::DeleteLink(name) => write!(f, "cannot delete link {name}"),
             Self::Alias(index, alias) => write!(f, "cannot set alias {alias:?} of link {index}"),
+            Self::Mtu(index, mtu) => write!(f, "cannot set MTU {mtu} of link {index}"),
+            Self::Mac(index, mac) => write!(f, "cannot set MAC {mac} of link {index}"),
             Self::Up(index) => write!(f, "cannot bring up link {index}"),
             Self::Down(index) => write!(f, "cannot take down link {index}"),
             Self::AddAddress(index, net) | Self::AddAddressWithRoute(index, net) => {
                 write!(f, "cannot add address {net} to link {index}")
             }
             Self::AddRoute(new) => write!(f, "cannot add {new}"),
+            Self::DeleteRoute(old) => write!(f, "cannot delete {old}"),
             Self::SetNeighbour(index, Neighbour { address, mac }) => {
                 write!(f, "cannot set neighbour {address} {mac} of link {index}")
             }
@@ -263,6 +316,23 @@ fn create_veth(ours: &Veth<'_>, theirs: &Veth<'_>) -> RouteNetlinkMessage {
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(veth_end(theirs)))),
     ]));
+    RouteNetlinkMessage::NewLink(link)
+}
+
+fn create_bridge(name: &IfName, mac: MacAddr, mtu: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::ForwardDelay(0),
+                InfoBridge::MulticastSnooping(false),
+            ])),
+        ]),
+    ];
     RouteNetlinkMessage::NewLink(link)
 }
 
@@ -317,6 +387,7 @@ fn route_message(new: &NewRoute) -> RouteMessage {
         RouteProtocol::Static => route::RouteProtocol::Static,
         RouteProtocol::Dhcp => route::RouteProtocol::Dhcp,
         RouteProtocol::Kernel => route::RouteProtocol::Kernel,
+        RouteProtocol::Own => route::RouteProtocol::Other(OWN_PROTOCOL),
     };
     message.header.kind = match new.kind {
         RouteKind::Unicast => RouteType::Unicast,

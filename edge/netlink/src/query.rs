@@ -15,6 +15,7 @@ use watari_model::{IfName, MacAddr};
 use watari_tables::{Neighbour, Route};
 
 use crate::change::family;
+use crate::own_routes::own_route;
 use crate::{Handle, NetlinkError};
 
 /// A link as the kernel shows it.
@@ -266,9 +267,10 @@ pub(crate) fn look_at(answer: &RouteNetlinkMessage) {
     let _ = link_of(answer);
     let _ = address_of(answer, index);
     let _ = route_of(answer, index);
+    let _ = own_route(answer);
 }
 
-fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
+pub(crate) fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     let RouteNetlinkMessage::NewAddress(message) = answer else {
         return None;
     };
@@ -298,7 +300,7 @@ fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
-fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
+pub(crate) fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = answer else {
         return None;
     };
@@ -310,6 +312,15 @@ fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
     if oif != Some(index) {
         return None;
     }
+    let destination = route_destination(message)?;
+    let automatic = matches!(destination, IpNet::V6(net)
+        if (net.addr().is_unicast_link_local() && net.prefix_len() == 64) || net.addr().is_multicast());
+    (!automatic).then_some(Route { destination, via })
+}
+
+/// What a route is for; without an address it is for everything.
+pub(crate) fn route_destination(message: &RouteMessage) -> Option<IpNet> {
+    let header = &message.header;
     let address = message
         .attributes
         .iter()
@@ -321,13 +332,10 @@ fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
         AddressFamily::Inet => IpAddr::from([0; 4]),
         _ => IpAddr::from([0; 16]),
     });
-    let destination = IpNet::new(address, header.destination_prefix_length).ok()?;
-    let automatic = matches!(destination, IpNet::V6(net)
-        if (net.addr().is_unicast_link_local() && net.prefix_len() == 64) || net.addr().is_multicast());
-    (!automatic).then_some(Route { destination, via })
+    IpNet::new(address, header.destination_prefix_length).ok()
 }
 
-fn next_hop(message: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
+pub(crate) fn next_hop(message: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
     let (mut index, mut via) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -347,7 +355,7 @@ pub(crate) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
+pub(crate) fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
     if message.header.ifindex != index {
         return None;
     }

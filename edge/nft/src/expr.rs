@@ -79,6 +79,8 @@ pub enum Expr<'a> {
     Mask(Register, &'a [u8]),
     /// Goes on only if the set holds the key that starts in a register.
     Member(&'a str, Register),
+    /// Goes on only if the set does not hold the key that starts in a register.
+    NotMember(&'a str, Register),
     /// Goes on only if the map holds the key that starts in the first register; loads its data to
     /// the second.
     Map(&'a str, Register, Register),
@@ -99,6 +101,8 @@ pub enum Expr<'a> {
     Dnat(Family, Register, Register),
     /// Rewrites the source to an address of the interface that the packet leaves by.
     Masquerade,
+    /// The same with a port drawn at random, whatever the source port was.
+    MasqueradeAtRandom,
 }
 
 impl Expr<'_> {
@@ -114,6 +118,11 @@ impl Expr<'_> {
             Self::Differs(register, value) => ("cmp", compare(register, 1, value)),
             Self::Mask(register, mask) => ("bitwise", bitwise(register, mask)),
             Self::Member(set, key) => ("lookup", Attrs::new().text(1, set).be32(2, key.0)),
+            Self::NotMember(set, key) => {
+                let data = Attrs::new().text(1, set).be32(2, key.0);
+                // NFT_LOOKUP_F_INV.
+                ("lookup", data.be32(5, 1))
+            }
             Self::Map(set, key, to) => {
                 let data = Attrs::new().text(1, set).be32(2, key.0);
                 ("lookup", data.be32(3, to.0))
@@ -140,6 +149,8 @@ impl Expr<'_> {
                 ("nat", data.be32(3, address.0).be32(5, port.0))
             }
             Self::Masquerade => ("masq", Attrs::new()),
+            // NF_NAT_RANGE_PROTO_RANDOM_FULLY.
+            Self::MasqueradeAtRandom => ("masq", Attrs::new().be32(1, 1 << 4)),
         };
         Attrs::new().text(NAME, name).nested(DATA, &data)
     }

@@ -1,9 +1,10 @@
-//! `nf_tables` and connection tracking by netlink, and the port mappings made of them.
+//! `nf_tables` and connection tracking by netlink, and the port mappings and the masquerading made
+//! of them.
 //!
 //! The lower half speaks `NETLINK_NETFILTER`: [`attr`] and [`message`] are the bytes, [`object`]
 //! and [`expr`] the tables, chains, maps, elements and rules, [`Batch`] a transaction, [`Socket`]
-//! the kernel's answers. It knows no table of ours, so other rules (masquerading what leaves the
-//! cluster) are built from the same parts. [`portmap`] is the upper half.
+//! the kernel's answers. It knows no table of ours. The upper half is [`portmap`] and
+//! [`masquerade`], a table each.
 //!
 //! No program is executed and no C library linked. Whatever the kernel sends is parsed with
 //! bounds checks ([`attr::parse_attrs`], [`message::parse_frames`], [`object::parse_elements`],
@@ -11,8 +12,11 @@
 //! a panic.
 
 pub mod attr;
+mod check;
 pub mod conntrack;
 pub mod expr;
+pub mod interval;
+pub mod masquerade;
 pub mod message;
 pub mod object;
 pub mod portmap;

@@ -291,6 +291,15 @@ impl Socket {
         Ok(replies)
     }
 
+    /// The reply to one request; none when what it asks for is not there.
+    pub fn find(&mut self, request: &Message) -> Result<Option<Reply>, Error> {
+        match self.get(std::slice::from_ref(request))?.pop() {
+            None | Some(Err(Errno::ENOENT)) => Ok(None),
+            Some(Err(errno)) => Err(Error::kernel(&request.what, errno)),
+            Some(Ok(reply)) => Ok(Some(reply)),
+        }
+    }
+
     /// Sends one request that is only acknowledged.
     pub fn request(&mut self, request: &Message) -> Result<(), Error> {
         let acknowledged = request.clone().with(ACK);

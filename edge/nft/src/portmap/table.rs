@@ -10,8 +10,8 @@ use super::layout::{CHAINS, OWNERS, PerFamily, TABLE, V4, V6, create, rules, set
 use super::{HostPort, Mapping, Masquerade, Owner, PortError, Wanted};
 use crate::conntrack::Flows;
 use crate::message::{EXCLUSIVE, Message};
-use crate::object::{Element, get_generation, parse_elements, parse_generation, says};
-use crate::{Batch, Error, Socket};
+use crate::object::{Element, get_generation, parse_elements, parse_generation};
+use crate::{Batch, Error, Socket, check};
 
 /// How often a reading is repeated because another transaction came between. Of those that
 /// compete one always wins, so this is more than plugins ever run at once.
@@ -373,39 +373,17 @@ impl PortMaps {
 
     fn check_layout(&mut self) -> Result<Vec<String>, PortError> {
         let mut differences = Vec::new();
-        if self.get_one(&TABLE.get())?.is_none() {
+        if self.socket.find(&TABLE.get())?.is_none() {
             return Ok(vec![format!("table inet {} is missing", TABLE.name)]);
         }
         for set in sets() {
-            if self.get_one(&TABLE.get_set(set.name))?.is_none() {
+            if self.socket.find(&TABLE.get_set(set.name))?.is_none() {
                 differences.push(format!("set {} is missing", set.name));
             }
         }
         for (chain, base) in CHAINS {
-            let Some(there) = self.get_one(&TABLE.get_chain(chain))? else {
-                differences.push(format!("chain {chain} is missing"));
-                continue;
-            };
-            let request = TABLE.dump_rules(chain);
-            let malformed = |source| Error::malformed(&request.what, source);
-            if !says(&there, &TABLE.chain_attributes(chain, base)).map_err(malformed)? {
-                differences.push(format!("chain {chain} has another type, hook or priority"));
-            }
-            let observed = self.socket.dump(&request)?;
-            let expected = rules(chain);
-            if observed.len() != expected.len() {
-                differences.push(format!(
-                    "chain {chain} has {} rules instead of {}",
-                    observed.len(),
-                    expected.len()
-                ));
-            }
-            for (at, (observed, expected)) in observed.iter().zip(&expected).enumerate() {
-                let expected = TABLE.rule_attributes(chain, expected);
-                if !says(observed, &expected).map_err(malformed)? {
-                    differences.push(format!("rule {} of chain {chain} differs", at + 1));
-                }
-            }
+            let there = check::chain(&mut self.socket, &TABLE, chain, base, &rules(chain))?;
+            differences.extend(there);
         }
         Ok(differences)
     }
@@ -426,7 +404,7 @@ impl PortMaps {
     /// Whether port mappings can be made here: the table is there, or one like it can be created
     /// (and is deleted again in the same transaction, so that nobody ever sees it).
     pub fn probe(&mut self) -> Result<(), Error> {
-        if self.get_one(&TABLE.get())?.is_some() {
+        if self.socket.find(&TABLE.get())?.is_some() {
             return Ok(());
         }
         let mut batch = Batch::new();
@@ -501,14 +479,6 @@ impl PortMaps {
             })
             .collect::<Result<_, _>>()?;
         Ok((generation, found))
-    }
-
-    fn get_one(&mut self, request: &Message) -> Result<Option<Vec<u8>>, Error> {
-        match self.socket.get(std::slice::from_ref(request))?.pop() {
-            None | Some(Err(Errno::ENOENT)) => Ok(None),
-            Some(Err(errno)) => Err(Error::kernel(&request.what, errno)),
-            Some(Ok(reply)) => Ok(Some(reply)),
-        }
     }
 
     /// The elements of a set; none if it or the table is missing.
