@@ -3,7 +3,7 @@ use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 
 use crate::packet::{Packet, Part};
 use crate::quote::error;
-use crate::send::{End, endpoint, refuse, remote, send};
+use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
 use crate::state::{SECOND, STACK_PORT};
 use crate::track::{Opening, Spot, Way, track};
 use crate::translate::translate;
@@ -210,12 +210,12 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     };
     match read {
         Read::Tracked => {}
-        Read::Untracked => return send(env, packet),
+        Read::Untracked => return seek_and_send(env, packet),
         Read::Error => return error(env, packet),
         Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
-    packet.local = endpoint(env, &packet.tuple.destination).is_some();
+    seek(env, packet);
     match track::<Leaving, E>(env, packet) {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
@@ -369,10 +369,9 @@ fn enter_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     let header: F::Header = attempt!(packet, env.fixed(ETHERNET), Reason::Malformed);
     attempt!(packet, F::check(&header));
     packet.begin::<F>(&header);
-    if endpoint(env, &packet.tuple.destination).is_none() {
+    if !seek(env, packet) {
         return Read::Stack;
     }
-    packet.local = true;
     packet.now = env.now();
     attempt!(packet, packet.read::<F, E>(env, &header));
     sort(packet)

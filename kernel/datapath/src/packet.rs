@@ -1,5 +1,5 @@
 use watari_abi::{
-    Address, ConnectionKey, Counter, FragmentKey, FragmentPorts, Reason, Side, Tuple,
+    Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Reason, Side, Tuple,
 };
 use watari_wire::{ETHERNET, Family, Fragment, Kind, Transport, protocol, sctp, tcp};
 use zerocopy::{FromZeros, Immutable, KnownLayout};
@@ -38,6 +38,8 @@ pub struct Packet {
     pub(crate) transport: u32,
     /// Where the packet ends.
     pub(crate) end: u32,
+    /// The pod that it is for, if it is one of this node.
+    pub(crate) target: Endpoint,
     /// The link to send it by.
     pub(crate) out: u32,
     /// The neighbour to send it to.

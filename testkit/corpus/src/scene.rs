@@ -78,11 +78,18 @@ impl Case {
     }
 
     /// It can only be run where the size of a table may be chosen, or the kernel's knowledge of a
-    /// frame: on the desk.
+    /// frame, or where a frame may end within its network header, which `BPF_PROG_TEST_RUN`
+    /// refuses: on the desk.
     pub fn needs_desk(&self) -> bool {
         let special = |shot: &Shot| {
             let input = &shot.input;
-            input.tagged || input.segment != 0 || !input.for_this_host
+            let least = match input.bytes.get(12..14) {
+                Some([0x08, 0x00]) => 14 + 20,
+                Some([0x86, 0xdd]) => 14 + 40,
+                _ => 14,
+            };
+            let short = input.bytes.len() < least;
+            short || input.tagged || input.segment != 0 || !input.for_this_host
         };
         self.world.established_full || self.shots.iter().any(special)
     }

@@ -21,6 +21,7 @@ pub fn add(all: &mut Vec<Case>, place: &Place, net: Net) {
         multicast(place, net),
         not_for_this_host(place, net),
         truncated(place, net),
+        cut_header(place, net),
         unknown_kind(place, net),
     ]);
     match net {
@@ -152,7 +153,6 @@ fn truncated(place: &Place, net: Net) -> Case {
     let mut offset = whole.clone();
     offset[14 + header + 12] = 0x40;
     let inputs = [
-        cut(14 + header - 1),
         cut(14 + header + 19),
         short(6),
         short(17),
@@ -165,6 +165,20 @@ fn truncated(place: &Place, net: Net) -> Case {
         .fold(scene, |scene, input| {
             scene.shot_same(FromPod, input, refused)
         })
+        .done()
+}
+
+/// A frame that ends within its network header.
+fn cut_header(place: &Place, net: Net) -> Case {
+    let scene = Scene::new(place, net, "cut-header");
+    let header = match net {
+        Net::V4 => 20,
+        Net::V6 => 40,
+    };
+    let whole = scene.packet(FromPod, A, B, to_server(SYN)).bytes();
+    let input = Input::new(place.link_a, whole[..14 + header - 1].to_vec());
+    scene
+        .shot_same(FromPod, input, drop(Reason::Malformed))
         .done()
 }
 

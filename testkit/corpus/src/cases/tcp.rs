@@ -96,7 +96,7 @@ fn expired(place: &Place, net: Net) -> Case {
     let tuple = net.tuple((A, CLIENT), (B, SERVER), TCP);
     let to_b = scene.deliver(B);
     let mut before = scene.connection(State::Established, 0);
-    before.expires = place.now;
+    before.expires = place.now - 1_000_000_000;
     scene
         .with(Table::Established, &tuple, before)
         .shot(FromPod, A, B, to_server(SYN), to_b)
