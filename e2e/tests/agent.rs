@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use watari_e2e::lab::{TestLab, binary};
@@ -40,8 +40,12 @@ fn status(lab: &TestLab) -> Value {
     asked(lab, &["status"]).remove(0)
 }
 
-fn until_healthy(lab: &TestLab) {
-    wait_until(SOON, "a healthy node", || status(lab)["healthy"] == true);
+/// Waits until the agent knows so many pods of the node, and all is well.
+fn until_healthy(lab: &TestLab, pods: usize) {
+    wait_until(SOON, "a healthy node", || {
+        let status = status(lab);
+        status["healthy"] == true && status["endpoints"] == pods
+    });
 }
 
 fn in_pod(lab: &TestLab, pod: &str, words: &[&str]) -> String {
@@ -102,7 +106,7 @@ fn an_agent_tells_of_flows_drops_and_pods_by_name() {
     let web = lab.pod("web", "node1");
     lab.pod("client", "node1");
     let far = lab.pod("far", "node2");
-    until_healthy(&lab);
+    until_healthy(&lab, 2);
     for address in [&web, &far] {
         in_pod(&lab, "client", &["ping", "-c2", "-W2", address]);
     }
@@ -146,7 +150,7 @@ fn flows_are_followed_as_they_happen() {
     let lab = up("follows");
     let web = lab.pod("web", "node1");
     lab.pod("client", "node1");
-    until_healthy(&lab);
+    until_healthy(&lab, 2);
     let words = [
         "flows",
         "--follow",
@@ -188,12 +192,26 @@ fn flows_are_followed_as_they_happen() {
     follower.wait().expect("wait for watari flows");
 }
 
+/// Waits until the node is well and these repairs were told.
+fn repaired(lab: &TestLab, all: &[&str]) {
+    let end = Instant::now() + SURVEY;
+    loop {
+        let status = status(lab);
+        let told = status["lastRepairs"].to_string();
+        if status["healthy"] == true && all.iter().all(|words| told.contains(words)) {
+            return;
+        }
+        assert!(Instant::now() < end, "waited for {all:?}: {status:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn what_was_changed_behind_the_agents_back_is_repaired_and_told() {
     let lab = up("repairs");
     let web = lab.pod("web", "node1");
     lab.pod("client", "node1");
-    until_healthy(&lab);
+    until_healthy(&lab, 2);
     let link = links(&lab).remove(0);
     let pins = "/sys/fs/bpf/watari/v1";
     for words in [
@@ -205,27 +223,19 @@ fn what_was_changed_behind_the_agents_back_is_repaired_and_told() {
     ] {
         on_node(&lab, &["sh", "-c", &words]);
     }
-    wait_until(SURVEY, "the repairs", || {
-        let status = status(&lab);
-        let told = status["lastRepairs"].to_string();
-        status["healthy"] == true
-            && [
-                "MTU is 1300",
-                "attach from_pod",
-                "attach to_pod",
-                "masquerade",
-            ]
-            .iter()
-            .all(|words| told.contains(words))
-    });
+    repaired(
+        &lab,
+        &[
+            "MTU is 1300",
+            "attach from_pod",
+            "attach to_pod",
+            "masquerade",
+        ],
+    );
     in_pod(&lab, "client", &["ping", "-c1", "-W2", &web]);
     // A table that somebody unpinned: all is loaded again.
     on_node(&lab, &["rm", &format!("{pins}/maps/endpoints")]);
-    wait_until(SURVEY, "the datapath to be loaded again", || {
-        let status = status(&lab);
-        let told = status["lastRepairs"].to_string();
-        status["healthy"] == true && told.contains("loaded again")
-    });
+    repaired(&lab, &["loaded again"]);
     in_pod(&lab, "client", &["ping", "-c1", "-W2", &web]);
 }
 
@@ -235,7 +245,7 @@ fn no_packet_is_lost_and_no_pod_waits_while_agents_come_and_go() {
     lab.pod("one", "node1");
     let two = lab.pod("two", "node1");
     let far = lab.pod("far", "node2");
-    until_healthy(&lab);
+    until_healthy(&lab, 2);
     // The first packets of a road may still go by the stack.
     let pings = [&two, &far].map(|to| {
         in_pod(&lab, "one", &["ping", "-c2", "-W2", to]);
@@ -290,7 +300,7 @@ fn a_second_agent_is_refused_and_a_removed_one_leaves_nothing() {
     };
     let before = holdings();
     lab.watari(&["lab", "agent", "start"]);
-    until_healthy(&lab);
+    until_healthy(&lab, 2);
     in_pod(&lab, "client", &["ping", "-c1", "-W2", &web]);
     assert_ne!(holdings(), before);
     let watari = binary("watari");

@@ -14,7 +14,7 @@ use watari_model::{ClusterNode, IfName};
 use watari_netlink::{Event, Monitor, Snapshot};
 use watari_reconcile::{Backoff, Reconciler, Report, Work};
 use watari_routes::masquerade;
-use watari_store::EndpointRecord;
+use watari_store::{EndpointRecord, StoreError};
 
 use crate::book::Book;
 use crate::cluster::Folder;
@@ -28,6 +28,7 @@ use crate::options::Options;
 use crate::packet::Headers;
 use crate::pinned::monotonic;
 use crate::protocol::Missing;
+use crate::recover::recover;
 use crate::sandbox::{Missed, is_gone, reclaim};
 use crate::server::{Listener, Request};
 use crate::uplinks::uplinks;
@@ -264,7 +265,12 @@ impl<K: Datapath> Daemon<K> {
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
         let cluster = self.folder.poll();
-        let records = self.node.book.poll();
+        let mut records = self.node.book.poll();
+        if let Err(StoreError::Damaged { .. }) = records {
+            let recovered = self.recover();
+            self.trouble("recovery", recovered);
+            records = self.node.book.poll();
+        }
         let changed = *records.as_ref().unwrap_or(&false);
         self.trouble("store", records.map(drop).map_err(Into::into));
         if cluster || changed {
@@ -281,6 +287,19 @@ impl<K: Datapath> Daemon<K> {
         if changed {
             self.reconciler.touch(&Key::Datapath, now);
         }
+    }
+
+    /// Makes a damaged store again.
+    fn recover(&mut self) -> Result<()> {
+        let options = &self.options;
+        let host = &mut self.node.host;
+        let found = recover(&options.data_dir, host, &options.namespaces)?;
+        if let Some(found) = found {
+            let what = format!("it was damaged: made again with {found} endpoints from the links");
+            self.log.note("node store", what);
+        }
+        self.node.book.reopen();
+        Ok(())
     }
 
     fn objects(&self) -> BTreeMap<Key, Object> {
