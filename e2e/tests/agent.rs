@@ -2,7 +2,7 @@
 //! that nothing but that ends with them.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -63,41 +63,6 @@ fn links(lab: &TestLab) -> Vec<String> {
         .split_whitespace()
         .filter(|name| name.starts_with("azv"));
     names.map(str::to_owned).collect()
-}
-
-/// Pings until told to stop, a hundred times a second.
-struct Pings(Child);
-
-impl Pings {
-    fn start(lab: &TestLab, from: &str, to: &str) -> Self {
-        let words = ["lab", "exec", from, "--lab", lab.name(), "--"];
-        // Bounded, whatever becomes of the test.
-        let ping = ["ping", "-i", "0.01", "-c", "12000", "-q", to];
-        let child = Command::new(binary("watari"))
-            .args(words)
-            .args(ping)
-            .stdout(Stdio::piped())
-            .spawn();
-        Self(child.expect("start ping"))
-    }
-
-    /// How many were sent and received.
-    fn stop(mut self) -> (u64, u64) {
-        let pid = i32::try_from(self.0.id()).expect("a process id");
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("end ping");
-        let out = self.0.stdout.take().expect("its output");
-        let lines: Vec<String> = BufReader::new(out).lines().map_while(Result::ok).collect();
-        self.0.wait().expect("wait for ping");
-        let counts = lines.iter().find(|line| line.contains("transmitted"));
-        let counts = counts.unwrap_or_else(|| panic!("no summary in {lines:?}"));
-        let mut numbers = counts.split(|c: char| !c.is_ascii_digit());
-        let mut next = || {
-            let number = numbers.find(|text| !text.is_empty());
-            number.and_then(|text| text.parse().ok()).expect("a count")
-        };
-        (next(), next())
-    }
 }
 
 #[test]
@@ -237,50 +202,6 @@ fn what_was_changed_behind_the_agents_back_is_repaired_and_told() {
     on_node(&lab, &["rm", &format!("{pins}/maps/endpoints")]);
     repaired(&lab, &["loaded again"]);
     in_pod(&lab, "client", &["ping", "-c1", "-W2", &web]);
-}
-
-#[test]
-fn no_packet_is_lost_and_no_pod_waits_while_agents_come_and_go() {
-    let lab = up("killed");
-    lab.pod("one", "node1");
-    let two = lab.pod("two", "node1");
-    let far = lab.pod("far", "node2");
-    until_healthy(&lab, 2);
-    // The first packets of a road may still go by the stack.
-    let pings = [&two, &far].map(|to| {
-        in_pod(&lab, "one", &["ping", "-c2", "-W2", to]);
-        Pings::start(&lab, "one", to)
-    });
-    for round in 0..3 {
-        lab.watari(&["lab", "agent", "kill"]);
-        // Made and reached while nobody looks after the node.
-        let name = format!("young{round}");
-        let young = lab.pod(&name, "node1");
-        in_pod(&lab, "one", &["ping", "-c1", "-W2", &young]);
-        let flows = asked(&lab, &["flows", "--address", &young]);
-        assert_eq!(
-            flows[0]["road"], "direct",
-            "the plugin attached it: {flows:?}"
-        );
-        lab.watari(&["lab", "agent", "start"]);
-        let status = status(&lab);
-        assert_eq!(status["healthy"], true, "{status}");
-        assert_eq!(status["repairs"], 0, "{status}");
-        lab.delete(&[&name]);
-    }
-    for ping in pings {
-        let (sent, received) = ping.stop();
-        assert!(sent > 300, "only {sent} packets in all that time");
-        assert_eq!(received, sent);
-    }
-    let flows = asked(&lab, &["flows", "--address", &far, "--protocol", "icmp"]);
-    let most = flows
-        .iter()
-        .filter_map(|flow| flow["original"]["packets"].as_u64());
-    assert!(
-        most.max() > Some(300),
-        "the connection was forgotten: {flows:?}"
-    );
 }
 
 #[test]

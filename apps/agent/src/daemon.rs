@@ -12,6 +12,8 @@ use watari_abi::Reason;
 use watari_bpf::{Datapath, Event as Told};
 use watari_model::{ClusterNode, IfName};
 use watari_netlink::{Event, Monitor, Snapshot};
+use watari_nft::masquerade::TABLE_NAME;
+use watari_nft::monitor::Monitor as RulesMonitor;
 use watari_reconcile::{Backoff, Reconciler, Report, Work};
 use watari_routes::masquerade;
 use watari_store::{EndpointRecord, StoreError};
@@ -63,6 +65,8 @@ pub struct Daemon<K> {
     pub(crate) options: Options,
     reload: Reload<K>,
     monitor: Monitor,
+    /// None on a kernel without `nf_tables`.
+    rules: Option<RulesMonitor>,
     pub(crate) node: Node<K>,
     pub(crate) reconciler: Reconciler<Key, Object>,
     pub(crate) folder: Folder,
@@ -112,6 +116,7 @@ impl<K: Datapath> Daemon<K> {
             options,
             reload,
             monitor: Monitor::open()?,
+            rules: RulesMonitor::open().ok(),
         })
     }
 
@@ -165,6 +170,14 @@ impl<K: Datapath> Daemon<K> {
         self.trouble("events", drained);
         let heard = self.monitor.read().map(|events| self.hear(&events));
         self.trouble("monitor", heard.map_err(Into::into));
+        if let Some(rules) = &mut self.rules {
+            let heard = rules.read().map(|changes| {
+                if changes.concerns(TABLE_NAME) {
+                    self.reconciler.touch(&Key::Masquerade, now + TOGETHER);
+                }
+            });
+            self.trouble("nftables", heard.map_err(Into::into));
+        }
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.poll(now);
