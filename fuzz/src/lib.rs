@@ -21,6 +21,7 @@ use watari_ipam::{Document, IpamConf, Kind, Select, parse_node_file, parse_resol
 use watari_nft::attr::parse_attrs;
 use watari_nft::interval::{parse_marks, ranges_of};
 use watari_nft::message::parse_frames;
+use watari_nft::monitor::{Changed, read_changes};
 use watari_nft::object::{parse_comment, parse_elements, parse_generation};
 
 pub use packets::datapath;
@@ -130,6 +131,7 @@ pub fn lab_spec(bytes: &[u8]) {
 /// What the kernel answers on a netfilter socket, for nftables and connection tracking.
 pub fn nft_answer(bytes: &[u8]) {
     let _ = parse_comment(bytes);
+    let _ = read_changes(bytes, &mut Changed::default());
     let _ = parse_attrs(bytes);
     for frame in parse_frames(bytes).into_iter().flatten() {
         let _ = frame.outcome();
