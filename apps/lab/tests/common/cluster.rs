@@ -15,7 +15,10 @@ fn pods() -> String {
         )
     };
     [
-        pod("a1", "node1", false, 80),
+        pod("a1", "node1", false, 80).replace(
+            "  - name: c\n",
+            "  - name: c\n    ports: [{containerPort: 80, hostPort: 8080}]\n",
+        ),
         pod("a2", "node1", false, 80),
         pod("b1", "node2", false, 80),
         pod("b2", "node2", false, 80),
@@ -61,13 +64,10 @@ impl Cluster {
         all.clone()
     }
 
-    /// Asks an address; who answered, and which address it saw. None without an answer.
+    /// Asks an address, with a port or without; who answered, and which address it saw. None without an answer.
     pub fn ask(&self, from: &str, address: &str) -> Option<(String, String)> {
-        let host = if address.contains(':') {
-            format!("[{address}]")
-        } else {
-            address.to_owned()
-        };
+        let bare = address.parse::<std::net::Ipv6Addr>();
+        let host = bare.map_or_else(|_| address.to_owned(), |six| format!("[{six}]"));
         let line = format!("curl -gsf --retry 5 --retry-connrefused -m5 http://{host}/");
         let output = self
             .lab
