@@ -108,10 +108,17 @@ pub fn manifests(bytes: &[u8]) {
     }
 }
 
-/// A `lab.yaml`.
+/// A `lab.yaml`, and the addresses that follow from it.
 pub fn lab_spec(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = watari_lab::Spec::parse(text);
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(spec) = watari_lab::Spec::parse(&text) else {
+        return;
+    };
+    let name = watari_lab::Label::new("fuzz").expect("a name");
+    if let Ok(lab) = watari_lab::Lab::new(name, &spec) {
+        for node in &lab.nodes {
+            let _ = (node.in_cluster(), node.secondaries());
+        }
     }
 }
 

@@ -77,7 +77,12 @@ impl Who {
 }
 
 /// Serves until told to end (SIGTERM or SIGINT).
-pub fn echo(mut options: EchoOptions) -> Result<()> {
+pub fn echo(options: EchoOptions) -> Result<()> {
+    echo_then(options, || Ok(()))
+}
+
+/// The same; `ready` is called when all ports are listened on.
+pub fn echo_then(mut options: EchoOptions, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     if options.http.is_empty() && options.tcp.is_empty() && options.udp.is_empty() {
         options.http.push(DEFAULT_PORT);
         options.udp.push(DEFAULT_PORT);
@@ -87,10 +92,14 @@ pub fn echo(mut options: EchoOptions) -> Result<()> {
         .enable_all()
         .build()
         .context("start the server")?
-        .block_on(run(options, who))
+        .block_on(run(options, who, ready))
 }
 
-async fn run(options: EchoOptions, who: Arc<Who>) -> Result<()> {
+async fn run(
+    options: EchoOptions,
+    who: Arc<Who>,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     // Before it listens: who waits for a port and then ends the server ends it cleanly.
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
@@ -111,6 +120,7 @@ async fn run(options: EchoOptions, who: Arc<Who>) -> Result<()> {
     for port in options.udp {
         tasks.spawn(serve_udp(bind_udp(port)?, Arc::clone(&who)));
     }
+    ready()?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

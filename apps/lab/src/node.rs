@@ -14,8 +14,9 @@ use crate::cgroup::Cgroup;
 use crate::layout::{GATEWAY6, Lab, METADATA, Node, WIRE_SERVER};
 use crate::names::Label;
 use crate::paths::{self, LabDir};
+use crate::spec::FabricKind;
 use crate::state::OpenLab;
-use crate::{fabric, mounts, process};
+use crate::{cluster, fabric, mounts, process};
 
 /// The cgroup of the process that keeps a node's, a pod's or the fabric's namespaces.
 pub const HOLDER: &str = "holder";
@@ -77,19 +78,14 @@ fn own_run(lab: &Lab, name: &Label) -> Result<()> {
     for directory in ["/run/netns", "/run/lock"] {
         paths::create_dir(Path::new(directory))?;
     }
-    let cidrs: Vec<_> = node_cidrs(lab, name);
+    let cidrs = lab.node(name.as_str()).map(|node| &node.pod_cidrs);
     let known = serde_json::json!({ "podCIDRs": cidrs }).to_string();
     paths::write(Path::new("/run/watari/node.json"), &known)?;
-    let resolver = format!("nameserver {WIRE_SERVER}\n");
+    cluster::write(lab)?;
+    let resolver = format!("nameserver {}\n", lab.nameserver());
     mounts::own_file(keep, Path::new("/etc/resolv.conf"), &resolver)?;
     mounts::own_file(keep, Path::new("/etc/hostname"), &format!("{name}\n"))?;
     mounts::own_file(keep, Path::new("/etc/hosts"), &hosts(lab))
-}
-
-/// The Pod CIDRs of a node, for the plugins that give out addresses of them.
-fn node_cidrs(lab: &Lab, name: &Label) -> Vec<IpNet> {
-    let cidr = lab.node(name.as_str()).and_then(|node| node.pod_cidr6);
-    cidr.map(IpNet::V6).into_iter().collect()
 }
 
 /// Every node by name, as the cloud's own DNS would tell.
@@ -140,23 +136,27 @@ pub fn up_loopback() -> Result<()> {
 /// Gives a node's `eth0` its addresses and routes. `handle` is the node's.
 pub fn configure(handle: &mut Handle, lab: &Lab, node: &Node) -> Result<()> {
     let eth0 = fabric::index_of(handle, "eth0")?;
-    let primary = IpNet::V4(Ipv4Net::new(node.primary, lab.subnet.prefix_len())?);
-    let mut changes = vec![
-        Change::Up(eth0),
-        Change::AddAddressWithRoute(eth0, primary),
-        Change::AddRoute(dhcp(eth0, default4(), IpAddr::V4(lab.gateway))),
-    ];
-    for service in [WIRE_SERVER, METADATA] {
-        let destination = IpNet::V4(Ipv4Net::from(service));
-        changes.push(Change::AddRoute(dhcp(
-            eth0,
-            destination,
-            IpAddr::V4(lab.gateway),
-        )));
+    let mut changes = vec![Change::Up(eth0)];
+    if let Some(primary) = node.primary {
+        let primary = IpNet::V4(Ipv4Net::new(primary, lab.subnet.prefix_len())?);
+        changes.push(Change::AddAddressWithRoute(eth0, primary));
+        let gateway = IpAddr::V4(lab.gateway);
+        changes.push(Change::AddRoute(dhcp(eth0, default4(), gateway)));
+        if lab.fabric == FabricKind::Azure {
+            for service in [WIRE_SERVER, METADATA] {
+                let destination = IpNet::V4(Ipv4Net::from(service));
+                changes.push(Change::AddRoute(dhcp(eth0, destination, gateway)));
+            }
+        }
     }
-    if let Some(primary6) = node.primary6 {
-        let address = IpNet::V6(Ipv6Net::from(primary6));
-        changes.push(Change::AddAddress(eth0, address));
+    if let (Some(primary6), Some(prefix)) = (node.primary6, lab.ipv6_prefix) {
+        changes.push(match lab.fabric {
+            FabricKind::Azure => Change::AddAddress(eth0, Ipv6Net::from(primary6).into()),
+            FabricKind::L2 => {
+                let own = Ipv6Net::new(primary6, prefix.prefix_len())?;
+                Change::AddAddressWithRoute(eth0, own.into())
+            }
+        });
         // The kernel makes the local route later; until then the node refuses what is sent to it.
         let local = NewRoute::local(eth0, IpAddr::V6(primary6));
         changes.push(Change::AddRoute(local));

@@ -85,6 +85,11 @@ impl NodeDir {
         self.0.join("node.log")
     }
 
+    /// What the node's agents wrote.
+    pub fn agent_log(&self) -> PathBuf {
+        self.0.join("agent.log")
+    }
+
     /// The node's pods, a directory each.
     pub fn pods(&self) -> PathBuf {
         self.0.join("pods")

@@ -2,8 +2,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,13 +25,26 @@ const MAX_REPORT: usize = 64 << 10;
 /// Starts `watari lab WORDS…` on its own (it outlives this process), waits until it reports, and
 /// gives what it reported. Its standard error goes to `log`.
 pub fn start(words: &[&str], log: &Path) -> Result<String> {
+    spawn(words, log)?.ready()
+}
+
+/// A process that was started and has not reported yet.
+#[derive(Debug)]
+pub struct Starting {
+    what: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// The same without waiting.
+pub fn spawn(words: &[&str], log: &Path) -> Result<Starting> {
     let what = format!("`watari lab {}`", words.join(" "));
     let errors = OpenOptions::new()
         .create(true)
         .append(true)
         .open(log)
         .with_context(|| format!("open {}", log.display()))?;
-    let mut child = Command::new(SELF)
+    let child = Command::new(SELF)
         .arg0("watari")
         .arg("lab")
         .args(words)
@@ -40,25 +53,37 @@ pub fn start(words: &[&str], log: &Path) -> Result<String> {
         .stderr(errors)
         .spawn()
         .with_context(|| format!("start {what}"))?;
-    let output = child.stdout.take().context("no pipe to the new process")?;
-    let report = read_report(output).with_context(|| format!("wait for {what}"))?;
-    if let Some(words) = report.strip_prefix("ready") {
-        return Ok(words.trim().to_owned());
-    }
-    let _ = child.kill();
-    let status = child.wait().with_context(|| format!("wait for {what}"))?;
-    match report.strip_prefix("failed ") {
-        Some(why) => bail!("{}", why.trim()),
-        None => bail!(
-            "{what} ended early ({status}) or said nothing in {} s; it wrote to {}:\n{}",
-            PATIENCE.as_secs(),
-            log.display(),
-            tail(log)
-        ),
+    let log = log.to_owned();
+    Ok(Starting { what, child, log })
+}
+
+impl Starting {
+    /// Waits until it reports, and gives what it reported.
+    pub fn ready(mut self) -> Result<String> {
+        let (what, log) = (&self.what, &self.log);
+        let output = self.child.stdout.take();
+        let output = output.context("no pipe to the new process")?;
+        let report = read_report(output).with_context(|| format!("wait for {what}"))?;
+        if let Some(words) = report.strip_prefix("ready") {
+            return Ok(words.trim().to_owned());
+        }
+        let _ = self.child.kill();
+        let ended = self.child.wait();
+        let status = ended.with_context(|| format!("wait for {what}"))?;
+        match report.strip_prefix("failed ") {
+            Some(why) => bail!("{}", why.trim()),
+            None => bail!(
+                "{what} ended early ({status}) or said nothing in {} s; it wrote to {}:\n{}",
+                PATIENCE.as_secs(),
+                log.display(),
+                tail(log)
+            ),
+        }
     }
 }
 
-/// Reads until the other side closes or the time is over; a report may have many lines.
+/// Reads until the other side says that it is ready, or closes, or the time is over; why
+/// something failed may take many lines.
 fn read_report(mut output: impl Read + AsFd) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
     let mut report = Vec::new();
@@ -76,7 +101,8 @@ fn read_report(mut output: impl Read + AsFd) -> Result<String> {
         let mut chunk = [0; 4096];
         let length = output.read(&mut chunk).context("read a report")?;
         report.extend_from_slice(&chunk[..length]);
-        if length == 0 || report.len() > MAX_REPORT {
+        let ready = report.starts_with(b"ready") && report.contains(&b'\n');
+        if length == 0 || ready || report.len() > MAX_REPORT {
             break;
         }
     }
@@ -179,5 +205,37 @@ impl Namespaces {
         setns(&self.uts, CloneFlags::CLONE_NEWUTS)
             .and_then(|()| setns(&self.net, CloneFlags::CLONE_NEWNET))
             .map_err(|errno| anyhow!("enter the namespaces: {errno}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn report(text: &str) -> (UnixStream, UnixStream) {
+        let (mut writer, reader) = UnixStream::pair().expect("a pair of sockets");
+        writer.write_all(text.as_bytes()).expect("write a report");
+        (writer, reader)
+    }
+
+    #[test]
+    fn who_is_ready_need_not_close_its_output() {
+        let begun = Instant::now();
+        let (_open, reader) = report("ready 10.0.0.1\n");
+        assert_eq!(read_report(reader).expect("a report"), "ready 10.0.0.1\n");
+        assert!(begun.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn why_something_failed_is_read_to_its_end() {
+        let (open, reader) = report("failed one\n");
+        let late = std::thread::spawn(move || {
+            let mut open = open;
+            open.write_all(b"two\n").expect("write the rest");
+        });
+        assert_eq!(read_report(reader).expect("a report"), "failed one\ntwo\n");
+        late.join().expect("the writer ends");
     }
 }

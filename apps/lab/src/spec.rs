@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::names::Label;
@@ -21,16 +21,30 @@ pub struct Spec {
     pub nodes: u16,
     /// Node names are this and a number from 1.
     pub node_prefix: String,
-    /// Pods a node can have: as many secondary addresses it is given.
+    /// Pods a node can have: as many secondary addresses it is given on `azure`; on `l2` its Pod
+    /// CIDR has room for them.
     pub max_pods: u16,
     /// The subnet of the nodes.
     pub subnet: Ipv4Net,
     /// The gateway; the first address of the subnet when absent.
     pub gateway: Option<Ipv4Addr>,
-    /// Give nodes and pods IPv6 addresses as well.
+    /// Give nodes and pods IPv4 addresses. `azure` cannot do without.
+    pub ipv4: bool,
+    /// Give nodes and pods IPv6 addresses.
     pub ipv6: bool,
     /// Where the IPv6 addresses come from.
     pub ipv6_prefix: Ipv6Net,
+    /// On `l2`: the pods' addresses, a part of it for each node.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Ipv4Net,
+    /// On `l2`: the pods' IPv6 addresses, a /64 of it for each node.
+    #[serde(rename = "ipv6PodCIDR")]
+    pub ipv6_pod_cidr: Ipv6Net,
+    /// Destinations outside the cluster that see the pods' own addresses, beside pods and nodes.
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Run an agent in each node.
+    pub agent: bool,
     /// The MTU of each node's primary interface, in bytes.
     pub mtu: u32,
     /// A conflist for the nodes instead of the one of an AKS node, relative to `lab.yaml`.
@@ -46,6 +60,8 @@ pub enum FabricKind {
     /// An SDN that knows which NIC owns each address.
     #[default]
     Azure,
+    /// One switch: it learns MACs, owns nothing, and filters nothing.
+    L2,
 }
 
 impl Default for Spec {
@@ -58,8 +74,13 @@ impl Default for Spec {
             max_pods: 100,
             subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 240, 0, 0), 16),
             gateway: None,
+            ipv4: true,
             ipv6: false,
             ipv6_prefix: Ipv6Net::new_assert([0xfd10, 0x240, 0, 0, 0, 0, 0, 0].into(), 64),
+            pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            ipv6_pod_cidr: Ipv6Net::new_assert([0xfd10, 0x244, 0, 0, 0, 0, 0, 0].into(), 48),
+            non_masquerade_cidrs: Vec::new(),
+            agent: false,
             mtu: 1500,
             conflist: None,
             cni_path: Vec::new(),
@@ -125,13 +146,23 @@ mod tests {
         assert_eq!(spec.name.unwrap().as_str(), "two");
         assert_eq!((spec.nodes, spec.max_pods, spec.ipv6), (2, 30, true));
         assert_eq!(spec.subnet.to_string(), "10.1.0.0/24");
+        let spec = Spec::parse(
+            "{fabric: l2, ipv4: false, podCIDR: 10.9.0.0/16, ipv6PodCIDR: 'fd09::/48', nonMasqueradeCIDRs: [10.0.0.0/8], agent: true}",
+        )
+        .unwrap();
+        assert_eq!(
+            (spec.fabric, spec.ipv4, spec.agent),
+            (FabricKind::L2, false, true)
+        );
+        assert_eq!(spec.pod_cidr.to_string(), "10.9.0.0/16");
+        assert_eq!(spec.non_masquerade_cidrs.len(), 1);
     }
 
     #[test]
     fn unknown_fields_and_wrong_values_are_refused_by_name() {
         for (text, word) in [
             ("nodess: 2\n", "nodess"),
-            ("fabric: l2\n", "l2"),
+            ("fabric: l4\n", "l4"),
             ("nodes: many\n", "line 1, column 8"),
             ("subnet: 10.1.0.0\n", "line 1, column 9"),
             ("name: A\n", "not valid as a name"),

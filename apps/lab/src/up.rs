@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use watari_netlink::Netns;
 
+use crate::agent::{self, AGENT};
 use crate::cgroup::Cgroup;
 use crate::down;
 use crate::fabric::{self, FABRIC};
@@ -14,14 +15,18 @@ use crate::names::Label;
 use crate::node::{EXEC, HOLDER};
 use crate::paths::{self, LabDir, NodeDir};
 use crate::process::{self, Namespaces};
-use crate::spec::Spec;
+use crate::spec::{FabricKind, Spec};
 use crate::state;
+use crate::way;
 
 /// The conflist of a real AKS node, byte for byte the one of the reference page.
 pub const AKS_CONFLIST: &str = include_str!("10-azure.conflist");
 
 /// The same for pods of both families, for a lab with IPv6.
 pub const AKS_DUAL_CONFLIST: &str = include_str!("10-azure-dual.conflist");
+
+/// For nodes on a switch: pods of whatever families the node's Pod CIDRs have.
+pub const SWITCH_CONFLIST: &str = include_str!("10-watari.conflist");
 
 /// The names under which the one plugin binary is installed.
 pub const PLUGIN_NAMES: [&str; 6] = [
@@ -36,7 +41,8 @@ pub const PLUGIN_NAMES: [&str; 6] = [
 /// What `up` is told beside the specification.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The nodes' conflist; when absent [`AKS_CONFLIST`], or [`AKS_DUAL_CONFLIST`] with IPv6.
+    /// The nodes' conflist; when absent [`AKS_CONFLIST`], or [`AKS_DUAL_CONFLIST`] with IPv6, or
+    /// [`SWITCH_CONFLIST`].
     pub conflist: Option<String>,
     /// The plugin binary, or the directory it is in; beside the running binary when absent.
     pub cni_bin: Option<PathBuf>,
@@ -79,6 +85,13 @@ fn build(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<()
         let netns = netns(&group.child(node.name.as_str()))?;
         fabric::connect(&fabric, &netns, lab, node)
             .with_context(|| format!("connect node {}", node.name))?;
+        if lab.fabric == FabricKind::L2 && !lab.agent {
+            way::lay(&netns, lab, node)
+                .with_context(|| format!("lay the ways of node {}", node.name))?;
+        }
+    }
+    if lab.agent {
+        agent::start(lab, dir, lab.nodes.iter().map(|node| &node.name))?;
     }
     paths::write(&dir.ready(), "")
 }
@@ -106,20 +119,26 @@ fn prepare(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<
         group.child(FABRIC).child(part).create()?;
     }
     for node in &lab.nodes {
-        let usual = match lab.ipv6_prefix {
-            Some(_) => AKS_DUAL_CONFLIST,
-            None => AKS_CONFLIST,
-        };
+        let (file, usual) = usual_conflist(lab);
         let conflist = options.conflist.as_deref().unwrap_or(usual);
-        prepare_node(&dir.node(&node.name), &copy, conflist)?;
-        for part in [HOLDER, EXEC] {
+        prepare_node(&dir.node(&node.name), &copy, (file, conflist))?;
+        for part in [HOLDER, EXEC, AGENT] {
             group.child(node.name.as_str()).child(part).create()?;
         }
     }
     Ok(())
 }
 
-fn prepare_node(node: &NodeDir, plugin: &Path, conflist: &str) -> Result<()> {
+/// The conflist of a lab that names none, and what its file is called.
+fn usual_conflist(lab: &Lab) -> (&'static str, &'static str) {
+    match (lab.fabric, lab.ipv6_prefix) {
+        (FabricKind::Azure, None) => ("10-azure.conflist", AKS_CONFLIST),
+        (FabricKind::Azure, Some(_)) => ("10-azure.conflist", AKS_DUAL_CONFLIST),
+        (FabricKind::L2, _) => ("10-watari.conflist", SWITCH_CONFLIST),
+    }
+}
+
+fn prepare_node(node: &NodeDir, plugin: &Path, (file, conflist): (&str, &str)) -> Result<()> {
     let (configurations, programs) = (node.etc_cni().join("net.d"), node.opt_cni().join("bin"));
     for directory in [
         &configurations,
@@ -130,7 +149,7 @@ fn prepare_node(node: &NodeDir, plugin: &Path, conflist: &str) -> Result<()> {
     ] {
         paths::create_dir(directory)?;
     }
-    fs::write(configurations.join("10-azure.conflist"), conflist)
+    fs::write(configurations.join(file), conflist)
         .with_context(|| format!("write a conflist to {}", configurations.display()))?;
     for name in PLUGIN_NAMES {
         link_or_copy(plugin, &programs.join(name))?;
@@ -173,11 +192,12 @@ fn find_plugin(given: Option<&Path>) -> Result<PathBuf> {
 
 /// How a node is spoken of.
 pub fn describe(node: &Node) -> String {
-    let all: Vec<String> = node.primaries().iter().map(ToString::to_string).collect();
-    format!(
-        "{} {} ({} addresses for pods)",
-        node.name,
-        all.join(" "),
-        node.secondaries().len()
-    )
+    let list = |all: Vec<String>| all.join(" ");
+    let addresses = list(node.primaries().iter().map(ToString::to_string).collect());
+    let cidrs = list(node.pod_cidrs.iter().map(ToString::to_string).collect());
+    let (name, owned) = (&node.name, node.secondaries().len());
+    match owned {
+        0 => format!("{name} {addresses} (pods: {cidrs})"),
+        _ => format!("{name} {addresses} ({owned} addresses for pods)"),
+    }
 }

@@ -124,6 +124,8 @@ pub enum Change<'a> {
     CreateBridge {
         /// Its name.
         name: &'a IfName,
+        /// Its MAC address; else it would be that of one of its ports.
+        mac: MacAddr,
         /// Its MTU in bytes.
         mtu: u32,
     },
@@ -185,7 +187,7 @@ impl Change<'_> {
                 message.header.scope = RouteScope::NoWhere;
                 (RouteNetlinkMessage::DelRoute(message), 0)
             }
-            Self::CreateBridge { name, mtu } => (create_bridge(name, *mtu), create),
+            Self::CreateBridge { name, mac, mtu } => (create_bridge(name, *mac, *mtu), create),
             Self::SetNeighbour(index, neighbour) => {
                 let mut message = neighbour_message(*index, neighbour.address);
                 let mac = neighbour.mac.0.to_vec();
@@ -317,11 +319,12 @@ fn create_veth(ours: &Veth<'_>, theirs: &Veth<'_>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(link)
 }
 
-fn create_bridge(name: &IfName, mtu: u32) -> RouteNetlinkMessage {
+fn create_bridge(name: &IfName, mac: MacAddr, mtu: u32) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
     link.attributes = vec![
         LinkAttribute::IfName(name.to_string()),
         LinkAttribute::Mtu(mtu),
+        LinkAttribute::Address(mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Bridge),
             LinkInfo::Data(InfoData::Bridge(vec![

@@ -3,12 +3,13 @@
 mod probe;
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use watari_manifests::Object;
 use watari_netlink::Netns;
+use watari_tables::Ranges;
 
 use crate::enter::Target;
 use crate::layout::{Node, SDN_MAC};
@@ -128,7 +129,7 @@ impl Places {
         Ok(Place {
             name: node.name.to_string(),
             node: node.name.to_string(),
-            address: node.primary.into(),
+            address: *node.primaries().first().context("a node has an address")?,
             netns: netns(lab, &Target::Node(node.name.to_string()))?,
         })
     }
@@ -181,8 +182,8 @@ fn owners(lab: &OpenLab, places: &Places, out: &mut impl Write) -> Result<bool> 
         "Who answers ARP: the fabric knows which NIC owns each address",
     )?;
     let last = lab.lab.nodes.last().context("a lab has nodes")?;
-    let idle = IpAddr::V4(nth(last.primary, u32::from(last.max_pods)));
-    let unowned = IpAddr::V4(nth(last.primary, u32::from(last.max_pods) + 1));
+    let (_, idle) = *last.owned().first().context("a node owns addresses")?;
+    let unowned = after(idle);
     let mut well = true;
     writeln!(out, "{}", probe::owned(&places.nodes[0].netns)?)?;
     for (address, what, expected) in [
@@ -202,8 +203,8 @@ fn owners(lab: &OpenLab, places: &Places, out: &mut impl Write) -> Result<bool> 
     Ok(well)
 }
 
-fn nth(address: Ipv4Addr, n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(address).saturating_add(n))
+fn after(address: IpAddr) -> IpAddr {
+    Ranges::next(address).unwrap_or(address)
 }
 
 fn promises(places: &Places, out: &mut impl Write) -> Result<bool> {

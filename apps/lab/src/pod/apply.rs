@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::cgroup::Cgroup;
+use crate::layout::Lab;
 use crate::lock::{DirLock, Mode};
 use crate::node::{EXEC, HOLDER};
 use crate::paths;
@@ -136,7 +137,7 @@ fn choose(lab: &OpenLab, pod: &Pod) -> Result<Label> {
 }
 
 fn bring_up(lab: &OpenLab, pod: &Pod, key: &PodKey, new: &NewPod) -> Result<String> {
-    let plan = plan::plan(pod, new.node.as_str(), &identity()?)?;
+    let plan = plan::plan(pod, new.node.as_str(), &identity(&lab.lab)?)?;
     new.dir.write_plan(&plan)?;
     make_cgroups(lab, &new.node, &plan)?;
     let (lab, node) = (lab.lab.name.as_str(), new.node.as_str());
@@ -157,7 +158,7 @@ fn make_cgroups(lab: &OpenLab, node: &Label, plan: &PodPlan) -> Result<()> {
     Ok(())
 }
 
-fn identity() -> Result<Identity> {
+fn identity(lab: &Lab) -> Result<Identity> {
     let uuid = || -> Result<String> {
         let path = "/proc/sys/kernel/random/uuid";
         let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
@@ -169,5 +170,6 @@ fn identity() -> Result<Identity> {
         sandbox: format!("{}{}", uuid()?, uuid()?).replace('-', ""),
         netns: format!("cni-{}", uuid()?),
         now_s: store::now_s(),
+        nameserver: lab.nameserver(),
     })
 }

@@ -1,25 +1,24 @@
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
-
-use crate::layout::WIRE_SERVER;
 
 use super::plan::{PlanError, PodPlan, refuse};
 
 /// The pod's `/etc/resolv.conf`: the node's, unless `dnsPolicy` is `None`, and what `dnsConfig`
 /// adds. A lab without a cluster DNS treats `ClusterFirst` as Kubernetes treats it then: as
 /// `Default`.
-pub fn resolver(spec: &PodSpec) -> Result<String, PlanError> {
+pub fn resolver(spec: &PodSpec, nameserver: IpAddr) -> Result<String, PlanError> {
     let config = spec.dns_config.clone().unwrap_or_default();
     let mut servers = match spec.dns_policy.as_deref() {
         None | Some("" | "Default" | "ClusterFirst" | "ClusterFirstWithHostNet") => {
-            vec![WIRE_SERVER.to_string()]
+            vec![nameserver.to_string()]
         }
         Some("None") => Vec::new(),
         Some(other) => return refuse("spec.dnsPolicy", format!("{other:?} is not known")),
     };
     for server in config.nameservers.unwrap_or_default() {
-        if server.parse::<std::net::IpAddr>().is_err() {
+        if server.parse::<IpAddr>().is_err() {
             let reason = format!("{server:?} is no address");
             return refuse("spec.dnsConfig.nameservers", reason);
         }
@@ -61,7 +60,7 @@ pub fn resolver(spec: &PodSpec) -> Result<String, PlanError> {
 pub fn host_aliases(spec: &PodSpec) -> Result<String, PlanError> {
     let mut text = String::new();
     for alias in spec.host_aliases.iter().flatten() {
-        if alias.ip.parse::<std::net::IpAddr>().is_err() {
+        if alias.ip.parse::<IpAddr>().is_err() {
             let reason = format!("{:?} is no address", alias.ip);
             return refuse("spec.hostAliases", reason);
         }

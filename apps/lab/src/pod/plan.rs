@@ -145,6 +145,8 @@ pub struct Identity {
     pub netns: String,
     /// Seconds since 1970.
     pub now_s: u64,
+    /// The node's name server.
+    pub nameserver: IpAddr,
 }
 
 /// A pod that cannot be run here; says the field.
@@ -199,7 +201,7 @@ pub fn plan(pod: &Pod, node: &str, identity: &Identity) -> Result<PodPlan, PlanE
         host_network: spec.host_network.unwrap_or(false),
         hostname,
         fqdn,
-        resolver: files::resolver(spec)?,
+        resolver: files::resolver(spec, identity.nameserver)?,
         host_aliases: files::host_aliases(spec)?,
         restart: restart(spec)?,
         grace_s: spec

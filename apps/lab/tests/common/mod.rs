@@ -2,6 +2,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod cluster;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,5 +1,6 @@
 //! `watari lab`: a cluster on one machine.
 
+mod agent;
 mod pods;
 mod show;
 
@@ -51,10 +52,14 @@ enum Command {
     Inspect(show::Inspect),
     /// Print what a pod's container wrote.
     Logs(pods::Logs),
+    /// Start, end or look at the agents of nodes.
+    Agent(agent::Agent),
     #[command(hide = true)]
     FabricInit,
     #[command(hide = true)]
     NodeInit { node: Label },
+    #[command(hide = true)]
+    AgentInit { node: Label },
     #[command(hide = true)]
     PodInit {
         node: Label,
@@ -86,6 +91,9 @@ struct Up {
     /// How many nodes, whatever the file says.
     #[arg(long)]
     nodes: Option<u16>,
+    /// Run no agents, whatever the file says.
+    #[arg(long)]
+    no_agent: bool,
 }
 
 /// A node, a pod or the fabric.
@@ -132,8 +140,10 @@ impl Args {
             }
             Command::Inspect(inspect) => inspect.run(lab.as_ref()),
             Command::Logs(logs) => logs.run(lab.as_ref()),
+            Command::Agent(agent) => agent.run(lab.as_ref()),
             Command::FabricInit => done(watari_lab::run_fabric(&required(lab)?)),
             Command::NodeInit { node } => done(watari_lab::run_node(&required(lab)?, &node)),
+            Command::AgentInit { node } => Err(watari_lab::run_agent(&required(lab)?, &node)),
             Command::PodInit {
                 node,
                 namespace,
@@ -184,6 +194,7 @@ impl Up {
             }
         }
         spec.nodes = self.nodes.unwrap_or(spec.nodes);
+        spec.agent &= !self.no_agent;
         let name = match lab.or_else(|| spec.name.clone()) {
             Some(name) => name,
             None => Label::new("default")?,

@@ -102,25 +102,29 @@ impl Get {
             if !up {
                 outcome = Outcome::Wrong;
             }
+            let agent = watari_lab::agent_is_running(lab, &node.name)?;
             let addresses: Vec<String> = node.primaries().iter().map(ToString::to_string).collect();
             values.push(json!({
                 "name": node.name, "up": up, "addresses": addresses, "mac": node.mac,
-                "pods": here, "maxPods": node.max_pods,
+                "pods": here, "maxPods": node.max_pods, "podCIDRs": node.pod_cidrs,
+                "agent": agent,
             }));
             let mut row = vec![
                 node.name.to_string(),
                 if up { "Up" } else { "Lost" }.to_owned(),
+                if agent { "Running" } else { "-" }.to_owned(),
                 format!("{here}/{}", node.max_pods),
                 addresses.join(","),
             ];
             if self.wide() {
-                let secondaries = node.secondaries();
-                let (first, last) = (secondaries.first(), secondaries.last());
+                let mut owns: Vec<String> = node
+                    .owned()
+                    .iter()
+                    .map(|(first, last)| format!("{first} to {last}"))
+                    .collect();
+                owns.extend(node.pod_cidrs.iter().map(ToString::to_string));
                 row.push(node.mac.to_string());
-                row.push(match (first, last) {
-                    (Some(first), Some(last)) => format!("{first} to {last}"),
-                    _ => String::new(),
-                });
+                row.push(owns.join(","));
             }
             rows.push(row);
         }
@@ -128,7 +132,7 @@ impl Get {
             let lab = &lab.lab.name;
             println!("{}", json!({"schema": SCHEMA, "lab": lab, "nodes": values}));
         } else {
-            let mut head = vec!["NAME", "STATUS", "PODS", "ADDRESS"];
+            let mut head = vec!["NAME", "STATUS", "AGENT", "PODS", "ADDRESS"];
             if self.wide() {
                 head.extend(["MAC", "OWNS"]);
             }

@@ -1,69 +1,63 @@
+//! An SDN that knows which NIC owns each address. The kernel of the fabric's namespace does all of
+//! it but the document.
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hyper::StatusCode;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::sched::{CloneFlags, unshare};
 use tokio::net::TcpListener;
 use watari_model::IfName;
-use watari_netlink::{
-    Change, Handle, Netns, NewRoute, RouteKind, RouteProtocol, Veth, write_setting,
-};
+use watari_netlink::{Change, Handle, Netns, NewRoute, RouteKind, RouteProtocol, write_setting};
 use watari_tables::{Neighbour, Route};
 
-use crate::cgroup::Cgroup;
-use crate::guard::guard;
+use super::guard::guard;
+use super::{BATCH, index_of};
 use crate::http::{self, Answer, Asked};
-use crate::layout::{GATEWAY6, Lab, METADATA, Node, SDN_MAC, WIRE_SERVER};
-use crate::names::Label;
-use crate::paths::LabDir;
-use crate::{mounts, node, process, wire};
+use crate::layout::{GATEWAY6, Lab, METADATA, Node, WIRE_SERVER};
+use crate::{node, wire};
 
-/// The fabric's cgroup, beside those of the nodes, whose names all end in a number.
-pub const FABRIC: &str = "fabric";
-
-/// Changes in one batch: their acknowledgements must fit into the socket's receive buffer.
-const BATCH: usize = 64;
-
-/// How long to wait for a new link to carry packets.
-const CARRIER: Duration = Duration::from_secs(10);
-
-/// The fabric's process: makes its namespaces, reports, and serves the nodes their documents.
-pub fn run(lab: &Label) -> Result<()> {
-    process::settle(&Cgroup::lab(lab)?.child(FABRIC).child(node::HOLDER))?;
-    let started = make(lab).and_then(|lab| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the fabric's server")?;
-        let address = (Ipv4Addr::UNSPECIFIED, 80);
-        let listener = runtime
-            .block_on(TcpListener::bind(address))
-            .context("listen on port 80 of the fabric")?;
-        Ok((lab, runtime, listener))
-    });
-    match started {
-        Ok((lab, runtime, listener)) => {
-            process::report_ready("")?;
-            runtime.block_on(serve(&lab, listener));
-            Ok(())
-        }
-        Err(error) => {
-            process::report_failed(&error)?;
-            Err(error)
-        }
+/// Makes the fabric's own side, in its namespaces.
+pub fn make(lab: &Lab) -> Result<()> {
+    settings(lab)?;
+    let mut handle = Handle::open()?;
+    let lo = index_of(&mut handle, "lo")?;
+    let mut changes = vec![Change::Up(lo)];
+    for address in [lab.gateway, WIRE_SERVER, METADATA] {
+        let address = IpNet::V4(Ipv4Net::from(address));
+        changes.push(Change::AddAddress(lo, address));
     }
+    // What nobody owns goes nowhere, and is not answered for.
+    changes.push(Change::AddRoute(unreachable(IpNet::V4(lab.subnet))));
+    if let Some(prefix) = lab.ipv6_prefix {
+        changes.push(Change::AddRoute(unreachable(IpNet::V6(prefix))));
+    }
+    handle.batch(&changes).context("set up the fabric")
 }
 
-async fn serve(lab: &Lab, listener: TcpListener) {
+/// Serves the nodes their documents, once `ready` has told that it listens.
+pub fn serve(lab: &Lab, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the fabric's server")?;
+    let address = (Ipv4Addr::UNSPECIFIED, 80);
+    let listener = runtime
+        .block_on(TcpListener::bind(address))
+        .context("listen on port 80 of the fabric")?;
+    ready()?;
+    runtime.block_on(answer_all(lab, listener));
+    Ok(())
+}
+
+async fn answer_all(lab: &Lab, listener: TcpListener) {
     let documents: BTreeMap<IpAddr, String> = lab
         .nodes
         .iter()
-        .map(|node| (IpAddr::V4(node.primary), wire::document(lab, node)))
+        .filter_map(|node| Some((node.primary?.into(), wire::document(lab, node))))
         .collect();
     let handler = move |asked: &Asked<'_>| answer(&documents, asked);
     http::serve(listener, Arc::new(handler)).await;
@@ -82,31 +76,6 @@ fn answer(documents: &BTreeMap<IpAddr, String>, asked: &Asked<'_>) -> Answer {
             "not found\n".to_owned(),
         ),
     }
-}
-
-fn make(name: &Label) -> Result<Lab> {
-    let dir = LabDir::of(name);
-    let lab = crate::state::read(&dir)?.context("the lab is being taken down")?;
-    let here = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-    unshare(here).context("make the fabric's namespaces")?;
-    nix::unistd::sethostname(FABRIC).context("set the host name")?;
-    mounts::detach_from_parent()?;
-    mounts::fresh_sys(&dir.path().join("stage"))?;
-    settings(&lab)?;
-    let mut handle = Handle::open()?;
-    let lo = index_of(&mut handle, "lo")?;
-    let mut changes = vec![Change::Up(lo)];
-    for address in [lab.gateway, WIRE_SERVER, METADATA] {
-        let address = IpNet::V4(Ipv4Net::from(address));
-        changes.push(Change::AddAddress(lo, address));
-    }
-    // What nobody owns goes nowhere, and is not answered for.
-    changes.push(Change::AddRoute(unreachable(IpNet::V4(lab.subnet))));
-    if let Some(prefix) = lab.ipv6_prefix {
-        changes.push(Change::AddRoute(unreachable(IpNet::V6(prefix))));
-    }
-    handle.batch(&changes).context("set up the fabric")?;
-    Ok(lab)
 }
 
 fn settings(lab: &Lab) -> Result<()> {
@@ -143,60 +112,17 @@ fn unreachable(destination: IpNet) -> NewRoute {
     }
 }
 
-/// The index of a link that must be there.
-pub fn index_of(handle: &mut Handle, name: &str) -> Result<u32> {
-    let link = handle.link(&IfName::new(name)?)?;
-    Ok(link.with_context(|| format!("no link {name}"))?.index)
-}
-
-/// Lays the cable between the fabric and a node, and tells the fabric what the node owns.
-pub fn connect(fabric: &Netns, netns: &Netns, lab: &Lab, node: &Node) -> Result<()> {
-    let mut there = Handle::open_in(netns)?;
-    let mut here = Handle::open_in(fabric)?;
-    let (port, eth0) = (IfName::new(node.port.clone())?, node::eth0()?);
-    let pair = Change::CreateVeth(
-        Veth {
-            name: &port,
-            mac: Some(SDN_MAC),
-            mtu: lab.mtu,
-            netns: None,
-        },
-        Veth {
-            name: &eth0,
-            mac: Some(node.mac),
-            mtu: lab.mtu,
-            netns: Some(netns),
-        },
-    );
-    here.batch(&[pair])?;
-    fabric.within(|| port_settings(&port))??;
+/// Tells the fabric what a node owns that is connected to `port`.
+pub fn own(fabric: &Netns, here: &mut Handle, port: &IfName, node: &Node) -> Result<()> {
+    fabric.within(|| port_settings(port))??;
     fabric.within(|| guard(port.as_str(), node.mac))??;
-    let index = index_of(&mut here, port.as_str())?;
+    let index = index_of(here, port.as_str())?;
     let changes = ownership(index, node);
     for batch in changes.chunks(BATCH) {
         here.batch(batch)
             .with_context(|| format!("tell the fabric what {} owns", node.name))?;
     }
-    node::configure(&mut there, lab, node)?;
-    let other = index_of(&mut there, eth0.as_str())?;
-    wait_for_carrier(&mut here, index)?;
-    wait_for_carrier(&mut there, other)
-}
-
-/// A link sends only when the kernel's link watch has seen its carrier; what is sent before is
-/// lost.
-fn wait_for_carrier(handle: &mut Handle, index: u32) -> Result<()> {
-    let deadline = Instant::now() + CARRIER;
-    while let Some(link) = handle.link_by_index(index)? {
-        if link.running {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            bail!("{} has no carrier after {} s", link.name, CARRIER.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    bail!("link {index} is gone")
+    Ok(())
 }
 
 /// The kernel itself answers for what another port owns: proxy ARP looks up the route, and
@@ -240,10 +166,10 @@ fn ownership(port: u32, node: &Node) -> Vec<Change<'static>> {
             ..NewRoute::unicast(port, route)
         }));
     }
-    if let Some(cidr) = node.pod_cidr6 {
+    for &destination in &node.pod_cidrs {
         let route = Route {
-            destination: IpNet::V6(cidr),
-            via: node.primary6.map(IpAddr::V6),
+            destination,
+            via: node.primary_like(destination.addr()),
         };
         changes.push(Change::AddRoute(NewRoute {
             onlink: true,
