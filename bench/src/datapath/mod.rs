@@ -113,11 +113,8 @@ fn pairs(ours: &[f64], theirs: &[f64]) -> Pairs {
     }
 }
 
-fn everywhere() -> impl Iterator<Item = (Place, bool)> {
-    [Place::SameNode, Place::CrossNode]
-        .into_iter()
-        .flat_map(|place| [(place, false), (place, true)])
-}
+const PLACES: [Place; 2] = [Place::SameNode, Place::CrossNode];
+const FAMILIES: [bool; 2] = [false, true];
 
 /// `what[/family][/attachment]`.
 fn case(place: Place, what: &str, v6: bool, attachment: &str) -> String {
@@ -130,54 +127,69 @@ type Measure = fn(&Ends<'_>, Duration) -> Result<f64>;
 
 fn rates(sizes: Sizes) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (place, v6) in everywhere() {
-        let roads = [
+    for place in PLACES {
+        let mut roads = vec![
             Road::ours(place, Attachment::Tcx)?,
             Road::ours(place, Attachment::Clsact)?,
             Road::kernel(place)?,
-            Road::bare(place, v6)?,
         ];
-        for (what, measure) in [("rr", request_rate as Measure), ("crr", connect_rate)] {
-            let values = rounds(&roads, sizes.rounds, |road| {
-                measure(&road.ends(v6, ONE_CPU), sizes.round)
-            })?;
-            let [tcx, clsact, kernel, bare] = &values[..] else {
-                unreachable!("there are four roads");
-            };
-            let row = |case, ours, peer, theirs, goal| {
-                Row::more(case, "/s", peer, &pairs(ours, theirs), Some(goal))
-            };
-            let faster = place.goal();
-            let name = |attachment| case(place, what, v6, attachment);
-            let of_bare = case(place, &format!("{what}/of-bare"), v6, "");
-            rows.push(row(name(""), tcx, KERNEL, kernel, faster));
-            rows.push(row(name("/clsact"), clsact, KERNEL, kernel, faster));
-            rows.push(row(of_bare, tcx, BARE, bare, OF_BARE));
+        for v6 in FAMILIES {
+            // It knows one family.
+            roads.truncate(3);
+            roads.push(Road::bare(place, v6)?);
+            for (what, measure) in [("rr", request_rate as Measure), ("crr", connect_rate)] {
+                let values = rounds(&roads, sizes.rounds, |road| {
+                    measure(&road.ends(v6, ONE_CPU), sizes.round)
+                })?;
+                rows.extend(rate_rows(place, what, v6, &values));
+            }
         }
     }
     Ok(rows)
 }
 
+/// Of the values of the four roads.
+fn rate_rows(place: Place, what: &str, v6: bool, values: &[Vec<f64>]) -> [Row; 3] {
+    let row = |case, ours: usize, peer, theirs: usize, goal| {
+        let pairs = pairs(&values[ours], &values[theirs]);
+        Row::more(case, "/s", peer, &pairs, Some(goal))
+    };
+    let of_bare = case(place, &format!("{what}/of-bare"), v6, "");
+    [
+        row(case(place, what, v6, ""), 0, KERNEL, 2, place.goal()),
+        row(case(place, what, v6, "/clsact"), 1, KERNEL, 2, place.goal()),
+        row(of_bare, 0, BARE, 3, OF_BARE),
+    ]
+}
+
 fn bulks(sizes: Sizes) -> Result<Vec<Row>> {
     let (count, duration) = sizes.bulk;
     let mut rows = Vec::new();
-    for (place, v6) in everywhere() {
+    for place in PLACES {
         let roads = [Road::ours(place, Attachment::Tcx)?, Road::kernel(place)?];
-        for (what, congestion) in [("bulk", Congestion::Cubic), ("bulk-bbr", Congestion::Bbr)] {
-            let values = rounds(&roads, count, |road| {
-                bulk(&road.ends(v6, TWO_CPUS), congestion, duration)
-            })?;
-            let each = |of: fn(&Bulk) -> f64| {
-                let [ours, theirs] = [0, 1].map(|at| values[at].iter().map(of).collect::<Vec<_>>());
-                pairs(&ours, &theirs)
-            };
-            let rate = each(|bulk| bulk.bytes_per_second * 8e-6);
-            let work = each(|bulk| bulk.cpu_seconds_per_byte * 1024e9);
-            let name = |what: &str| case(place, what, v6, "");
-            let cpu = format!("{what}-cpu");
-            rows.push(Row::more(name(what), "Mbit/s", KERNEL, &rate, Some(1.0)));
-            rows.push(Row::less(name(&cpu), "ns/KiB", KERNEL, &work, Some(1.0)));
+        for v6 in FAMILIES {
+            for (what, congestion) in [("bulk", Congestion::Cubic), ("bulk-bbr", Congestion::Bbr)] {
+                let values = rounds(&roads, count, |road| {
+                    bulk(&road.ends(v6, TWO_CPUS), congestion, duration)
+                })?;
+                rows.extend(bulk_rows(&case(place, what, v6, ""), what, &values));
+            }
         }
     }
     Ok(rows)
+}
+
+/// Throughput and work of ours and of the kernel's.
+fn bulk_rows(case: &str, what: &str, values: &[Vec<Bulk>]) -> [Row; 2] {
+    let each = |of: fn(&Bulk) -> f64| {
+        let of_road = |at: usize| values[at].iter().map(of).collect::<Vec<_>>();
+        pairs(&of_road(0), &of_road(1))
+    };
+    let rate = each(|bulk| bulk.bytes_per_second * 8e-6);
+    let work = each(|bulk| bulk.cpu_seconds_per_byte * 1024e9);
+    let cpu = case.replace(what, &format!("{what}-cpu"));
+    [
+        Row::more(case.to_owned(), "Mbit/s", KERNEL, &rate, Some(1.0)),
+        Row::less(cpu, "ns/KiB", KERNEL, &work, Some(1.0)),
+    ]
 }

@@ -175,13 +175,13 @@ impl Bench {
     }
 
     /// From a pod of the node.
-    fn from_pod(&self, pod: &Pod) -> Result<At<'_>> {
+    fn at_pod(&self, pod: &Pod) -> Result<At<'_>> {
         let macs = [pod.tables.host.mac.0, pod.tables.pod.mac.0];
         self.at(Hook::FromPod, pod.host_index, macs)
     }
 
     /// By the uplink.
-    fn from_uplink(&self) -> Result<At<'_>> {
+    fn at_uplink(&self) -> Result<At<'_>> {
         let uplink = self.bed.nodes[0].link(UPLINK)?;
         let mac = uplink.mac.context("an uplink has no MAC")?;
         self.at(Hook::FromUplink, uplink.index, [mac.0, SENDER])
@@ -201,8 +201,8 @@ impl Bench {
     fn entry(&self, way: Way) -> Result<At<'_>> {
         let [source, target] = self.ends(way);
         match way {
-            Way::Local | Way::Remote => self.from_pod(source),
-            Way::Enter => self.from_uplink(),
+            Way::Local | Way::Remote => self.at_pod(source),
+            Way::Enter => self.at_uplink(),
             Way::Deliver => {
                 let macs = [target.tables.pod.mac.0, target.tables.host.mac.0];
                 self.at(Hook::ToPod, target.host_index, macs)
@@ -247,8 +247,8 @@ impl Bench {
         let [source, target] = self.sockets(way, v6, ESTABLISHED);
         let at = self.entry(way)?;
         let back = match way {
-            Way::Remote => self.from_uplink()?,
-            _ => self.from_pod(self.ends(way)[1])?,
+            Way::Remote => self.at_uplink()?,
+            _ => self.at_pod(self.ends(way)[1])?,
         };
         at.run([source, target], SYN, 1)?;
         back.run([target, source], SYN | ACK, 1)?;

@@ -32,7 +32,7 @@ fn reaches(stage: &Stage, v6: bool, wrap: impl Fn([IpAddr; 2], &[u8]) -> Vec<u8>
         RawSocket::open(v6)
             .unwrap()
             .send(&packet, target.ip())
-            .unwrap()
+            .unwrap();
     });
     let mut buffer = [0; 2000];
     let (count, sender) = to.recv_from(&mut buffer).expect("the datagram arrives");
