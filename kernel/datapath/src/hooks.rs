@@ -3,16 +3,16 @@ use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 
 use crate::packet::{Packet, Part};
 use crate::quote::error;
-use crate::send::{End, endpoint, refuse, remote, send};
+use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
 use crate::state::{SECOND, STACK_PORT};
 use crate::track::{Opening, Spot, Way, track};
 use crate::translate::translate;
 use crate::{Dropped, Env, Step};
 
 /// Where the sender's MAC stands in a frame.
-const SOURCE_MAC: usize = 6;
+const SOURCE_MAC: u32 = 6;
 /// Where the type of the frame stands.
-const KIND: usize = 12;
+const KIND: u32 = 12;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,12 +210,12 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     };
     match read {
         Read::Tracked => {}
-        Read::Untracked => return send(env, packet),
+        Read::Untracked => return seek_and_send(env, packet),
         Read::Error => return error(env, packet),
         Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
-    packet.local = endpoint(env, &packet.tuple.destination).is_some();
+    seek(env, packet);
     match track::<Leaving, E>(env, packet) {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
@@ -299,12 +299,7 @@ fn leave_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
 /// A MAC in the words that a frame is read in.
 #[inline(always)]
 const fn words(mac: &[u8; 6]) -> [u16; 3] {
-    let [a, b, c, d, e, f] = *mac;
-    [
-        u16::from_ne_bytes([a, b]),
-        u16::from_ne_bytes([c, d]),
-        u16::from_ne_bytes([e, f]),
-    ]
+    zerocopy::transmute!(*mac)
 }
 
 /// Holds a pod to its own MAC and addresses.
@@ -374,10 +369,9 @@ fn enter_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     let header: F::Header = attempt!(packet, env.fixed(ETHERNET), Reason::Malformed);
     attempt!(packet, F::check(&header));
     packet.begin::<F>(&header);
-    if endpoint(env, &packet.tuple.destination).is_none() {
+    if !seek(env, packet) {
         return Read::Stack;
     }
-    packet.local = true;
     packet.now = env.now();
     attempt!(packet, packet.read::<F, E>(env, &header));
     sort(packet)

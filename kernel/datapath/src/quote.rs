@@ -4,7 +4,7 @@ use watari_abi::flags;
 use watari_wire::{Family, V4, V6, icmp};
 
 use crate::packet::Packet;
-use crate::send::{End, refuse, send};
+use crate::send::{End, refuse, seek_and_send};
 use crate::track::find;
 use crate::translate::rewrite_error;
 use crate::{Entry, Env, Step};
@@ -37,7 +37,7 @@ fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     if let Err(reason) = rewrite_error::<F, E>(env, packet, &quoted, &entry, at) {
         return refuse(packet, reason);
     }
-    send(env, packet)
+    seek_and_send(env, packet)
 }
 
 /// Reads the quoted packet. `None`: it is not understood, or of no connection.

@@ -44,26 +44,39 @@ pub(crate) fn refuse(packet: &mut Packet, reason: Reason) -> End {
     End::Drop
 }
 
-/// To its destination: a pod here, a pod elsewhere, or what the stack knows.
+/// Asks whether the packet is for a pod of this node. The answer is kept with the packet: most are
+/// sent there, and a second look-up would cost more than the copy.
+#[inline(always)]
+pub(crate) fn seek<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    let found = endpoint(env, &packet.tuple.destination);
+    packet.local = found.is_some();
+    if let Some(found) = found {
+        packet.target = *found;
+    }
+    packet.local
+}
+
+/// To its destination: a pod here, as [`seek`] found, a pod elsewhere, or what the stack knows.
 #[inline(never)]
 pub(crate) fn send<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let local = endpoint(env, &packet.tuple.destination);
-    let v4 = packet.tuple.destination.is_mapped();
-    match local {
-        Some(local) if v4 => deliver::<V4, E>(env, packet, local),
-        Some(local) => deliver::<V6, E>(env, packet, local),
-        None if v4 => abroad::<V4, E>(env, packet),
-        None => abroad::<V6, E>(env, packet),
+    match (packet.local, packet.tuple.destination.is_mapped()) {
+        (true, true) => deliver::<V4, E>(env, packet),
+        (true, false) => deliver::<V6, E>(env, packet),
+        (false, true) => abroad::<V4, E>(env, packet),
+        (false, false) => abroad::<V6, E>(env, packet),
     }
+}
+
+/// The same, for a packet that nobody asked about, or whose ends are others by now.
+#[inline(always)]
+pub(crate) fn seek_and_send<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+    seek(env, packet);
+    send(env, packet)
 }
 
 /// To a pod of this node: one hop less, the MACs of its link.
 #[inline(always)]
-pub(crate) fn deliver<F: Family, E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    endpoint: E::Value<Endpoint>,
-) -> End {
+fn deliver<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let Some(header) = env.fixed::<F::Header>(ETHERNET) else {
         return refuse(packet, Reason::Malformed);
     };
@@ -71,17 +84,17 @@ pub(crate) fn deliver<F: Family, E: Env>(
         return expired(env);
     }
     // Both MACs as they stand in an Ethernet header, in words.
-    let [_, first, second, third, ..]: [u32; 6] = zerocopy::transmute!(*endpoint);
+    let [_, first, second, third, ..]: [u32; 6] = zerocopy::transmute!(packet.target);
     if F::decrement(env, &header).is_err() || env.store_fixed(0, [first, second, third]).is_err() {
         return refuse(packet, Reason::RewriteFailed);
     }
-    packet.out = endpoint.ifindex;
+    packet.out = packet.target.ifindex;
     End::Deliver
 }
 
 /// To the node that owns the destination, by the way of this node's routes.
 #[inline(always)]
-pub(crate) fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
+fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let Some(owner) = remote(env, &packet.tuple.destination) else {
         return End::Stack;
     };

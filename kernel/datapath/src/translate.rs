@@ -4,7 +4,7 @@ use watari_abi::{ConnectionKey, Flow, Reason, Side, Translation, TranslationKind
 use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, icmp};
 
 use crate::packet::{Packet, Part};
-use crate::send::{End, refuse, send};
+use crate::send::{End, refuse, seek_and_send};
 use crate::track::{find, flow_of};
 use crate::{Entry, Env, Step};
 
@@ -43,7 +43,7 @@ pub(crate) fn rewrite<F: Family, E: Env>(
     if from == *to {
         return Ok(());
     }
-    let change = readdress::<F, E>(env, ETHERNET as u32, &from, to)?;
+    let change = readdress::<F, E>(env, ETHERNET, &from, to)?;
     if F::ICMP_COVERS_ADDRESSES {
         env.uncompensated(change);
     }
@@ -148,7 +148,7 @@ pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
         rewrite::<V6, E>(env, packet, &to, &translation)
     };
     match done {
-        Ok(()) => send(env, packet),
+        Ok(()) => seek_and_send(env, packet),
         Err(reason) => refuse(packet, reason),
     }
 }

@@ -15,9 +15,10 @@ use crate::tc::Tc;
 ///
 /// The verifier wants just this: the offset added to `data`, the end compared with `data_end`.
 #[inline(always)]
-fn within<T>(skb: *const __sk_buff, offset: usize) -> Option<*mut T> {
+fn within<T>(skb: *const __sk_buff, offset: u32) -> Option<*mut T> {
     // SAFETY: the kernel gave the context, and reads of its fields are what it is for.
     let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    let offset = offset as usize;
     if data + offset + size_of::<T>() > end {
         return None;
     }
@@ -59,13 +60,13 @@ impl Frame for Tc {
     }
 
     #[inline(always)]
-    fn fixed<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+    fn fixed<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
         match within::<T>(self.skb, offset) {
             // SAFETY: `within` found it inside the packet; any bytes are a `T`. The place need not be
             // aligned as a `T` is; this target has no loads that mind, and an unaligned read would
             // become one load for each byte. The verifier judges the loads that come of it.
             Some(place) => Some(unsafe { place.read() }),
-            None => load_bytes(self.skb, offset as u32),
+            None => load_bytes(self.skb, offset),
         }
     }
 
@@ -77,7 +78,7 @@ impl Frame for Tc {
     #[inline(always)]
     fn store_fixed<T: IntoBytes + Immutable + Copy>(
         &mut self,
-        offset: usize,
+        offset: u32,
         value: T,
     ) -> Result<(), Refused> {
         match within::<T>(self.skb, offset) {
@@ -87,7 +88,7 @@ impl Frame for Tc {
                 unsafe { place.write(value) };
                 Ok(())
             }
-            None => store_bytes(self.skb, offset as u32, &value),
+            None => store_bytes(self.skb, offset, &value),
         }
     }
 

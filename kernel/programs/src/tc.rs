@@ -323,7 +323,7 @@ fn capture(tc: &Tc, headers: &mut [u8; HEADER_BYTES]) -> u8 {
     };
     // No frame is shorter than its link header; and of a number that is not zero, verifiers of
     // Linux 6.1 do not conclude that it is one at least.
-    if wanted < watari_wire::ETHERNET as u32 || wanted > HEADER_BYTES as u32 {
+    if wanted < watari_wire::ETHERNET || wanted > HEADER_BYTES as u32 {
         return 0;
     }
     // SAFETY: at most the bytes of `headers`, which the lines above show to the verifier too.

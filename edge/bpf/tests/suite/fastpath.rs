@@ -23,7 +23,9 @@ fn fast(world: &World, attachment: watari_bpf::Attachment, pods: [&Pod; 2]) -> N
         node.promote(10).expect("promote");
         node
     });
-    pods.into_iter().for_each(|pod| world.blackhole(pod));
+    for pod in pods {
+        world.blackhole(pod);
+    }
     node
 }
 

@@ -2,6 +2,7 @@
 
 mod attach;
 mod compiled;
+mod corpus;
 mod fastpath;
 mod migrate;
 mod node;
