@@ -111,6 +111,11 @@ impl Row {
         Self::of(case, "ms", samples).calls(&Pairs { rounds, calls })
     }
 
+    /// Something else than times without a peer, for the reader.
+    pub fn value(case: String, unit: &'static str, samples: &[f64]) -> Self {
+        Self::of(case, unit, samples)
+    }
+
     /// Samples none of which may be over a limit.
     pub fn limited(case: String, unit: &'static str, samples: &[f64], limit: f64) -> Self {
         let worst = quantile(samples, 1.0);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use watari_model::{Attachment, ContainerId, HostPrefix, IfName, NetworkName};
-use watari_netlink::{Handle, create};
+use watari_netlink::{Handle, Link, create};
 use watari_plan::{Transparent, transparent};
 use watari_tables::Endpoint;
 use watari_testkit::Netns;
@@ -155,6 +155,13 @@ impl Node {
             self.run(&format!("ip route del {range}"));
             self.run(&format!("ip route add blackhole {range}"));
         }
+    }
+
+    /// A link of it.
+    pub fn link(&self, link: &str) -> Result<Link> {
+        let name = IfName::new(link)?;
+        let found = self.netns.enter(|| Handle::open()?.link(&name))?;
+        found.with_context(|| format!("a node has no {name}"))
     }
 
     /// Runs a command of many words in it.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use watari_abi::{Counter, Reason, Tally};
-use watari_bpf::{Attachment, Datapath as _, LoadOptions, load};
+use watari_bpf::{Attachment, Datapath, LoadOptions, load};
 use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
@@ -97,7 +97,7 @@ impl Datapaths {
 
     /// What a node has counted so far.
     pub fn counter(&mut self, bed: &Bed, node: usize, counter: Counter) -> Result<Tally> {
-        let all = self.with(bed, node, |node| node.counters())?;
+        let all = self.with(bed, node, Datapath::counters)?;
         let found = all.into_iter().find(|(of, _)| *of == counter);
         Ok(found.map_or_else(Tally::default, |(_, tally)| tally))
     }
@@ -110,7 +110,7 @@ impl Datapaths {
         reason: Reason,
         link: &str,
     ) -> Result<(u64, u64)> {
-        let drops = self.with(bed, node, |node| node.drops())?;
+        let drops = self.with(bed, node, Datapath::drops)?;
         let total = drops.totals.iter().find(|(of, _)| *of == reason);
         let at_link = drops.by_link.iter().filter(|at| {
             at.reason == Some(reason) && at.link.as_ref().is_some_and(|name| name.as_str() == link)

@@ -177,7 +177,7 @@ pub fn udp(server: SocketAddr, lengths: &[usize]) -> Result<()> {
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
-    ask(&socket, lengths, "UDP", |payload| payload.to_vec())
+    ask(&socket, lengths, "UDP", <[u8]>::to_vec)
 }
 
 /// A ping of each of these lengths, in bytes of data, from the namespace of the calling thread.

@@ -11,4 +11,4 @@ mod traffic;
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
 pub use cpu::{busy, pin};
 pub use datapath::{Datapaths, Loading};
-pub use traffic::{Bulk, Ends, bulk, connect_rate, request_rate};
+pub use traffic::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};

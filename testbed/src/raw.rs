@@ -1,4 +1,5 @@
-//! Packets that no socket would send.
+//! Packets that no socket would send. For tests: what cannot be a packet panics.
+#![allow(clippy::missing_panics_doc)] // The line above says it for all.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -1,5 +1,6 @@
 //! Clients and servers: threads in the pods' namespaces.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -7,6 +8,9 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpCongestion;
 
 use crate::bed::Pod;
 use crate::cpu::{busy, pin};
@@ -29,6 +33,15 @@ pub struct Ends<'a> {
     pub v6: bool,
     /// The CPUs of client and server.
     pub cpus: [Option<usize>; 2],
+}
+
+/// How a sender finds out how fast it may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// By losses: what nearly every machine does.
+    Cubic,
+    /// By a model of the path, pacing itself.
+    Bbr,
 }
 
 /// What a bulk transfer came to.
@@ -228,7 +241,7 @@ fn connect_plain(address: SocketAddr) -> Result<TcpStream> {
 }
 
 /// Sends as much as goes in that time over one connection.
-pub fn bulk(ends: &Ends<'_>, duration: Duration) -> Result<Bulk> {
+pub fn bulk(ends: &Ends<'_>, congestion: Congestion, duration: Duration) -> Result<Bulk> {
     let server = |listener: TcpListener, deadline| {
         let mut stream = accept(&listener, deadline)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -245,6 +258,12 @@ pub fn bulk(ends: &Ends<'_>, duration: Duration) -> Result<Bulk> {
     let client = |address, _| {
         let mut stream = connect(address)?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        let name = match congestion {
+            Congestion::Cubic => "cubic",
+            Congestion::Bbr => "bbr",
+        };
+        setsockopt(&stream, TcpCongestion, &OsString::from(name))
+            .with_context(|| format!("cannot choose the congestion control {name}"))?;
         let chunk = vec![0x5a; CHUNK];
         rate(duration, 1, || Ok(stream.write_all(&chunk)?))?;
         stream.shutdown(Shutdown::Write)?;

@@ -1,13 +1,16 @@
 //! The datapath beside the kernel's own road and beside the bare redirect.
 
 mod bare;
+mod memory;
+mod nanos;
 mod road;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
-use watari_testbed::{Bulk, Ends, bulk, connect_rate, request_rate};
+use watari_bpf::Attachment;
+use watari_testbed::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};
 
 use crate::row::{Pairs, Row};
 use road::{Place, Road};
@@ -21,18 +24,22 @@ struct Sizes {
     round: Duration,
     /// Pairs of rounds of bulk, and how long each lasts.
     bulk: (usize, Duration),
+    /// Samples of a program's time.
+    packets: usize,
 }
 
 const FULL: Sizes = Sizes {
     rounds: 60,
     round: Duration::from_millis(150),
     bulk: (30, Duration::from_millis(500)),
+    packets: 2000,
 };
 
 const QUICK: Sizes = Sizes {
     rounds: 2,
     round: Duration::from_millis(20),
     bulk: (2, Duration::from_millis(60)),
+    packets: 20,
 };
 
 /// What can be measured by itself.
@@ -42,6 +49,10 @@ pub enum Part {
     Rates,
     /// Bulk TCP.
     Bulk,
+    /// Time and instructions of each program.
+    Programs,
+    /// Memory of the tables.
+    Memory,
 }
 
 /// The rows of one part, or of all.
@@ -55,6 +66,8 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
         let more = match part {
             Part::Rates => rates(sizes),
             Part::Bulk => bulks(sizes),
+            Part::Programs => nanos::rows(sizes.packets),
+            Part::Memory => memory::rows(),
         };
         rows.extend(more.with_context(|| format!("cannot measure the part {part:?}"))?);
         eprintln!("measured: {part:?}");
@@ -62,19 +75,18 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A road with the name that its rows have.
-struct Named {
-    road: Road,
-    /// Ours: the attachment as the case says it; a peer's: its description.
-    name: &'static str,
-}
-
 const KERNEL: &str = "kernel: routes, nf_conntrack with accounting, origin checks, nft counters";
 const BARE: &str = "bare redirect: no table, no look at the packet";
+/// What the datapath shall be faster than the bare redirect by, at least.
+const OF_BARE: f64 = 0.93;
+/// Where both ends of a conversation run.
+const ONE_CPU: [Option<usize>; 2] = [Some(0), Some(0)];
+/// Where the ends of bulk run.
+const TWO_CPUS: [Option<usize>; 2] = [Some(0), Some(1)];
 
 /// One value for each road, each road in turn, there and back: whatever drifts meets all alike.
 fn rounds<V>(
-    roads: &[Named],
+    roads: &[Road],
     count: usize,
     mut measure: impl FnMut(&Road) -> Result<V>,
 ) -> Result<Vec<Vec<V>>> {
@@ -87,7 +99,7 @@ fn rounds<V>(
             forth.rev().collect()
         };
         for at in order {
-            let value = measure(&roads[at].road);
+            let value = measure(&roads[at]);
             values[at].push(value.with_context(|| format!("on the road {}", roads[at].name))?);
         }
     }
@@ -101,84 +113,83 @@ fn pairs(ours: &[f64], theirs: &[f64]) -> Pairs {
     }
 }
 
-/// Where both ends of a conversation run.
-const ONE_CPU: [Option<usize>; 2] = [Some(0), Some(0)];
-/// Where the ends of bulk run.
-const TWO_CPUS: [Option<usize>; 2] = [Some(0), Some(1)];
+const PLACES: [Place; 2] = [Place::SameNode, Place::CrossNode];
+const FAMILIES: [bool; 2] = [false, true];
 
-fn family(v6: bool) -> &'static str {
-    if v6 { "/v6" } else { "" }
+/// `what[/family][/attachment]`.
+fn case(place: Place, what: &str, v6: bool, attachment: &str) -> String {
+    let family = if v6 { "/v6" } else { "" };
+    format!("{}/{what}{family}{attachment}", place.name())
 }
 
-fn roads(place: Place, v6: bool) -> Result<Vec<Named>> {
-    let kernel = Road::kernel(place)?;
-    let bare = Road::bare(place, v6)?;
-    Ok(vec![
-        Named {
-            road: bare,
-            name: BARE,
-        },
-        Named {
-            road: kernel,
-            name: KERNEL,
-        },
-    ])
-}
-
+/// Measures a rate.
 type Measure = fn(&Ends<'_>, Duration) -> Result<f64>;
 
 fn rates(sizes: Sizes) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (place, v6) in everywhere() {
-        let roads = roads(place, v6)?;
-        for (what, measure) in [("rr", request_rate as Measure), ("crr", connect_rate)] {
-            let values = rounds(&roads, sizes.rounds, |road| {
-                measure(&road.ends(v6, ONE_CPU), sizes.round)
-            })?;
-            let case = format!("{}/{what}{}", place.name(), family(v6));
-            let pairs = pairs(&values[0], &values[1]);
-            rows.push(Row::more(case, "/s", KERNEL, &pairs, None));
+    for place in PLACES {
+        let mut roads = vec![
+            Road::ours(place, Attachment::Tcx)?,
+            Road::ours(place, Attachment::Clsact)?,
+            Road::kernel(place)?,
+        ];
+        for v6 in FAMILIES {
+            // It knows one family.
+            roads.truncate(3);
+            roads.push(Road::bare(place, v6)?);
+            for (what, measure) in [("rr", request_rate as Measure), ("crr", connect_rate)] {
+                let values = rounds(&roads, sizes.rounds, |road| {
+                    measure(&road.ends(v6, ONE_CPU), sizes.round)
+                })?;
+                rows.extend(rate_rows(place, what, v6, &values));
+            }
         }
     }
     Ok(rows)
 }
 
+/// Of the values of the four roads.
+fn rate_rows(place: Place, what: &str, v6: bool, values: &[Vec<f64>]) -> [Row; 3] {
+    let row = |case, ours: usize, peer, theirs: usize, goal| {
+        let pairs = pairs(&values[ours], &values[theirs]);
+        Row::more(case, "/s", peer, &pairs, Some(goal))
+    };
+    let of_bare = case(place, &format!("{what}/of-bare"), v6, "");
+    [
+        row(case(place, what, v6, ""), 0, KERNEL, 2, place.goal()),
+        row(case(place, what, v6, "/clsact"), 1, KERNEL, 2, place.goal()),
+        row(of_bare, 0, BARE, 3, OF_BARE),
+    ]
+}
+
 fn bulks(sizes: Sizes) -> Result<Vec<Row>> {
     let (count, duration) = sizes.bulk;
     let mut rows = Vec::new();
-    for (place, v6) in everywhere() {
-        let roads = roads(place, v6)?;
-        let values: Vec<Vec<Bulk>> = rounds(&roads, count, |road| {
-            bulk(&road.ends(v6, TWO_CPUS), duration)
-        })?;
-        let rate = |at: usize| -> Vec<f64> {
-            values[at]
-                .iter()
-                .map(|bulk| bulk.bytes_per_second * 8e-6)
-                .collect()
-        };
-        let work = |at: usize| -> Vec<f64> {
-            values[at]
-                .iter()
-                .map(|bulk| bulk.cpu_seconds_per_byte * 1024e9)
-                .collect()
-        };
-        let case = |what| format!("{}/{what}{}", place.name(), family(v6));
-        let (rates, works) = (pairs(&rate(0), &rate(1)), pairs(&work(0), &work(1)));
-        rows.push(Row::more(case("bulk"), "Mbit/s", KERNEL, &rates, Some(1.0)));
-        rows.push(Row::less(
-            case("bulk-cpu"),
-            "ns/KiB",
-            KERNEL,
-            &works,
-            Some(1.0),
-        ));
+    for place in PLACES {
+        let roads = [Road::ours(place, Attachment::Tcx)?, Road::kernel(place)?];
+        for v6 in FAMILIES {
+            for (what, congestion) in [("bulk", Congestion::Cubic), ("bulk-bbr", Congestion::Bbr)] {
+                let values = rounds(&roads, count, |road| {
+                    bulk(&road.ends(v6, TWO_CPUS), congestion, duration)
+                })?;
+                rows.extend(bulk_rows(&case(place, what, v6, ""), what, &values));
+            }
+        }
     }
     Ok(rows)
 }
 
-fn everywhere() -> impl Iterator<Item = (Place, bool)> {
-    [Place::SameNode, Place::CrossNode]
-        .into_iter()
-        .flat_map(|place| [(place, false), (place, true)])
+/// Throughput and work of ours and of the kernel's.
+fn bulk_rows(case: &str, what: &str, values: &[Vec<Bulk>]) -> [Row; 2] {
+    let each = |of: fn(&Bulk) -> f64| {
+        let of_road = |at: usize| values[at].iter().map(of).collect::<Vec<_>>();
+        pairs(&of_road(0), &of_road(1))
+    };
+    let rate = each(|bulk| bulk.bytes_per_second * 8e-6);
+    let work = each(|bulk| bulk.cpu_seconds_per_byte * 1024e9);
+    let cpu = case.replace(what, &format!("{what}-cpu"));
+    [
+        Row::more(case.to_owned(), "Mbit/s", KERNEL, &rate, Some(1.0)),
+        Row::less(cpu, "ns/KiB", KERNEL, &work, Some(1.0)),
+    ]
 }

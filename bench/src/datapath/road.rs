@@ -2,9 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use watari_model::IfName;
-use watari_netlink::{Handle, Link};
-use watari_testbed::{Bed, Between, Ends, Layout, Node, UPLINK};
+use watari_bpf::Attachment;
+use watari_testbed::{Bed, Between, Datapaths, Ends, Layout, Loading, Node, UPLINK};
 
 use super::bare::{Redirect, attach};
 
@@ -43,14 +42,25 @@ impl Place {
             Self::CrossNode => "cross-node",
         }
     }
+
+    /// What the datapath shall be faster than the kernel's road by.
+    pub fn goal(self) -> f64 {
+        match self {
+            Self::SameNode => 1.10,
+            Self::CrossNode => 1.05,
+        }
+    }
 }
 
 /// Two pods and what forwards between them.
 pub struct Road {
+    /// For messages.
+    pub name: &'static str,
     bed: Bed,
     place: Place,
     // They stand as long as this.
     _programs: Vec<Ebpf>,
+    _datapaths: Option<Datapaths>,
 }
 
 impl Road {
@@ -71,9 +81,22 @@ impl Road {
         }
         settle_neighbours(&bed)?;
         Ok(Self {
+            name: "of the kernel",
             bed,
             place,
             _programs: vec![],
+            _datapaths: None,
+        })
+    }
+
+    /// The same nodes, with the datapath.
+    pub fn ours(place: Place, attachment: Attachment) -> Result<Self> {
+        let road = Self::kernel(place)?;
+        let datapaths = Datapaths::load(&road.bed, Loading::from(attachment))?;
+        Ok(Self {
+            name: "of the datapath",
+            _datapaths: Some(datapaths),
+            ..road
         })
     }
 
@@ -91,12 +114,13 @@ impl Road {
                     let peer = Redirect::Peer(from.host_index);
                     programs.push(attach(&node.netns, UPLINK, peer)?);
                     let next = road.node_of(to.v4.octets()[2]).addresses();
-                    Redirect::Neighbour(uplink(node)?.index, next[usize::from(v6)])
+                    Redirect::Neighbour(node.link(UPLINK)?.index, next[usize::from(v6)])
                 }
             };
             programs.push(attach(&node.netns, from.host_name(), redirect)?);
         }
         Ok(Self {
+            name: "of the bare redirect",
             _programs: programs,
             ..road
         })
@@ -141,7 +165,7 @@ fn settle_neighbours(bed: &Bed) -> Result<()> {
         return Ok(());
     };
     for (node, other) in [(first, second), (second, first)] {
-        let mac = uplink(other)?.mac.context("an uplink has no MAC")?;
+        let mac = other.link(UPLINK)?.mac.context("an uplink has no MAC")?;
         for address in other.addresses() {
             node.run(&format!(
                 "ip neigh replace {address} dev {UPLINK} lladdr {mac} nud permanent"
@@ -149,10 +173,4 @@ fn settle_neighbours(bed: &Bed) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn uplink(node: &Node) -> Result<Link> {
-    let name = IfName::new(UPLINK)?;
-    let link = node.netns.enter(|| Handle::open()?.link(&name))?;
-    link.with_context(|| format!("a node has no {name}"))
 }

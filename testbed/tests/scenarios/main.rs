@@ -15,83 +15,83 @@ use watari_testbed::echo::EchoServer;
 use watari_testbed::{Bed, Between, Datapaths, Layout, Loading, Pod};
 
 /// The kinds of attachment.
-pub const BOTH: [Attachment; 2] = [Attachment::Tcx, Attachment::Clsact];
+pub(crate) const BOTH: [Attachment; 2] = [Attachment::Tcx, Attachment::Clsact];
 /// IPv4, IPv6.
-pub const FAMILIES: [bool; 2] = [false, true];
+pub(crate) const FAMILIES: [bool; 2] = [false, true];
 
 /// Two pods on one node.
-pub const SAME_NODE: Layout = Layout {
+pub(crate) const SAME_NODE: Layout = Layout {
     nodes: 1,
     pods: 2,
     mtu: 1500,
     between: Between::Wire,
 };
 /// A pod on each of two nodes.
-pub const CROSS_NODE: Layout = Layout {
+pub(crate) const CROSS_NODE: Layout = Layout {
     nodes: 2,
     pods: 1,
     ..SAME_NODE
 };
 /// The same with somebody outside between them.
-pub const ROUTED: Layout = Layout {
+pub(crate) const ROUTED: Layout = Layout {
     between: Between::Router { mtu: 1500 },
     ..CROSS_NODE
 };
 
 /// A bed with its datapath.
-pub struct Stage {
+pub(crate) struct Stage {
     /// The nodes.
-    pub bed: Bed,
+    pub(crate) bed: Bed,
     /// What is loaded on them.
-    pub datapaths: Datapaths,
+    pub(crate) datapaths: Datapaths,
 }
 
 impl Stage {
     /// No packet between pods goes by the kernel's routes.
-    pub fn blackholed(layout: Layout, loading: impl Into<Loading>) -> Self {
+    pub(crate) fn blackholed(layout: Layout, loading: impl Into<Loading>) -> Self {
         let stage = Self::routed(layout, loading);
         stage.bed.blackhole();
         stage
     }
 
     /// The kernel's routes are there too.
-    pub fn routed(layout: Layout, loading: impl Into<Loading>) -> Self {
+    pub(crate) fn routed(layout: Layout, loading: impl Into<Loading>) -> Self {
         let bed = Bed::new(layout).unwrap();
         let datapaths = Datapaths::load(&bed, loading.into()).unwrap();
         Self { bed, datapaths }
     }
 
     /// The first pod of the first node.
-    pub fn client(&self) -> &Pod {
+    pub(crate) fn client(&self) -> &Pod {
         self.bed.pod(0, 0)
     }
 
     /// The last pod of the last node.
-    pub fn server(&self) -> &Pod {
+    pub(crate) fn server(&self) -> &Pod {
         self.bed.nodes.last().unwrap().pods.last().unwrap()
     }
 
     /// An echo server in the server.
-    pub fn echo(&self, v6: bool) -> EchoServer {
+    pub(crate) fn echo(&self, v6: bool) -> EchoServer {
         let server = self.server();
         EchoServer::start(&server.netns, server.address(v6), 0).unwrap()
     }
 
     /// Packets that a node has counted so far.
-    pub fn count(&mut self, node: usize, counter: Counter) -> u64 {
+    pub(crate) fn count(&mut self, node: usize, counter: Counter) -> u64 {
         let tally = self.datapaths.counter(&self.bed, node, counter);
         tally.unwrap().packets
     }
 
     /// Packets dropped so far, of all links and of one.
-    pub fn dropped(&mut self, node: usize, reason: Reason, link: &str) -> (u64, u64) {
+    pub(crate) fn dropped(&mut self, node: usize, reason: Reason, link: &str) -> (u64, u64) {
         self.datapaths
             .dropped(&self.bed, node, reason, link)
             .unwrap()
     }
 
     /// Holds that no node dropped anything.
-    pub fn nothing_dropped(&mut self) {
+    pub(crate) fn nothing_dropped(&mut self) {
         for node in 0..self.bed.nodes.len() {
             for reason in Reason::ALL {
                 let (total, _) = self.dropped(node, *reason, "");

@@ -32,7 +32,7 @@ fn reaches(stage: &Stage, v6: bool, wrap: impl Fn([IpAddr; 2], &[u8]) -> Vec<u8>
         RawSocket::open(v6)
             .unwrap()
             .send(&packet, target.ip())
-            .unwrap()
+            .unwrap();
     });
     let mut buffer = [0; 2000];
     let (count, sender) = to.recv_from(&mut buffer).expect("the datagram arrives");
@@ -58,8 +58,9 @@ fn v6_with(headers: &[(u8, &[u8])], [source, target]: [IpAddr; 2], datagram: &[u
 
 /// Options that say nothing: `PadN` over the whole of the shortest header (RFC 8200, 4.2).
 const PADDING: &[u8] = &[1, 4, 0, 0, 0, 0];
-/// The same over the next longer one.
-const LONG_PADDING: &[u8] = &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// An option that nobody knows and everybody skips, over the next longer one; the kernel takes no
+/// padding of more than seven bytes (RFC 4942, 2.1.9.5).
+const EXPERIMENT: &[u8] = &[0x1e, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn ipv4_options_pass() {
@@ -81,15 +82,15 @@ fn ipv4_options_pass() {
 fn ipv6_extension_headers_pass() {
     let chains: [&[(u8, &[u8])]; 4] = [
         &[(raw::HOP_BY_HOP, PADDING)],
-        &[(raw::DESTINATION_OPTIONS, LONG_PADDING)],
+        &[(raw::DESTINATION_OPTIONS, EXPERIMENT)],
         &[
             (raw::HOP_BY_HOP, PADDING),
             (raw::DESTINATION_OPTIONS, PADDING),
         ],
         &[
-            (raw::HOP_BY_HOP, LONG_PADDING),
+            (raw::HOP_BY_HOP, EXPERIMENT),
             (raw::DESTINATION_OPTIONS, PADDING),
-            (raw::DESTINATION_OPTIONS, LONG_PADDING),
+            (raw::DESTINATION_OPTIONS, EXPERIMENT),
             (raw::DESTINATION_OPTIONS, PADDING),
         ],
     ];
@@ -205,17 +206,27 @@ fn a_pod_sends_from_its_own_mac_only() {
         let own = stage.client().tables.pod.mac.to_string();
         let false_mac = [2, 0x66, 0x66, 0, 0, 1];
         let set_mac = |stage: &Stage, mac: &str| {
-            let words = ["ip", "link", "set", "eth0", "address", mac];
-            stage.client().netns.run(&words);
+            let client = stage.client();
+            client
+                .netns
+                .run(&["ip", "link", "set", "eth0", "address", mac]);
+            // With the old address the kernel has forgotten its permanent neighbours.
+            for neighbour in &client.tables.pod.neighbours {
+                let (address, mac) = (neighbour.address.to_string(), neighbour.mac.to_string());
+                let known = ["lladdr", &mac, "nud", "permanent"];
+                let words = ["ip", "neigh", "replace", &address, "dev", "eth0"];
+                client.netns.run(&[&words[..], &known].concat());
+            }
         };
         for v6 in FAMILIES {
             let to = stage.server().address(v6);
+            let kind = if v6 { [0x86, 0xdd] } else { [0x08, 0x00] };
             set_mac(&stage, "02:66:66:00:00:01");
             let before = stage.dropped(0, Reason::SpoofedMac, &link);
             let socket = bound(stage.client(), v6);
             socket.send_to(b"spoofed", (to, 9)).unwrap();
             holds_drop(&mut stage, Reason::SpoofedMac, &link, before, |event| {
-                event.headers[6..12] == false_mac
+                event.headers[6..12] == false_mac && event.headers[12..14] == kind
             });
             set_mac(&stage, &own);
             stage.client().netns.enter(|| ping(to, &[56]).unwrap());
