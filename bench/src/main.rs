@@ -3,6 +3,7 @@
 //! docs/benchmarks.md says how it is done and how to read it.
 
 mod cni;
+mod datapath;
 mod row;
 mod stats;
 
@@ -35,12 +36,22 @@ enum Bench {
         #[arg(long)]
         only: Option<cni::Part>,
     },
+    /// The datapath: requests, connections and bulk beside the kernel's own road, time and memory.
+    Datapath {
+        /// A few short rounds: shows that the benchmark works, not how fast anything is.
+        #[arg(long)]
+        quick: bool,
+        /// Only this part of it; all when left out.
+        #[arg(long)]
+        only: Option<datapath::Part>,
+    },
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let (name, rows) = match cli.bench {
         Bench::Cni { quick, only } => ("cni", cni::run(quick, only)?),
+        Bench::Datapath { quick, only } => ("datapath", datapath::run(quick, only)?),
     };
     print!("{}", row::table(&rows));
     write(&cli.out, name, &rows)

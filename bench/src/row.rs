@@ -66,6 +66,44 @@ impl Row {
         }
     }
 
+    /// What is better when it is more, beside a peer's; the ratio shall reach `goal`, if there is
+    /// one.
+    pub fn more(
+        case: String,
+        unit: &'static str,
+        peer: &str,
+        pairs: &Pairs,
+        goal: Option<f64>,
+    ) -> Self {
+        let turned = pairs.rounds.iter().map(|&(ours, theirs)| (theirs, ours));
+        let turned = ratio(&turned.collect::<Vec<_>>());
+        let row = Self::against(case, peer, pairs, goal).judged(turned, goal);
+        let limit = row.theirs.zip(goal).map(|(theirs, goal)| theirs * goal);
+        Self {
+            unit,
+            limit,
+            p50_ms: None,
+            p99_ms: None,
+            ..row
+        }
+    }
+
+    /// What is better when it is less, and no time in milliseconds, beside a peer's.
+    pub fn less(
+        case: String,
+        unit: &'static str,
+        peer: &str,
+        pairs: &Pairs,
+        goal: Option<f64>,
+    ) -> Self {
+        Self {
+            unit,
+            p50_ms: None,
+            p99_ms: None,
+            ..Self::against(case, peer, pairs, goal)
+        }
+    }
+
     /// Times without a peer, for the reader.
     pub fn plain(case: String, samples: &[f64]) -> Self {
         let rounds = samples.iter().map(|&sample| (sample, sample)).collect();

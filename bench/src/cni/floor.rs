@@ -104,6 +104,7 @@ impl<'a> Floor<'a> {
         let record = EndpointRecord {
             network: self.holder.network.clone(),
             attachment: self.pod.attachment.clone(),
+            pod: None,
             netns: Some(self.netns.path().to_owned()),
             host_ifname: self.endpoint.host.name.clone(),
             tables: self.endpoint.clone(),

@@ -135,6 +135,10 @@ pub enum Change<'a> {
     DeleteLink(&'a IfName),
     /// Sets `ifalias`.
     Alias(u32, &'a str),
+    /// Sets the MTU in bytes.
+    Mtu(u32, u32),
+    /// Sets the MAC address.
+    Mac(u32, MacAddr),
     /// Brings a link up.
     Up(u32),
     /// Takes a link down.
@@ -205,6 +209,8 @@ impl Change<'_> {
             }
             Self::DeleteLink(_)
             | Self::Alias(..)
+            | Self::Mtu(..)
+            | Self::Mac(..)
             | Self::Up(_)
             | Self::Down(_)
             | Self::Join(..) => (self.link_message(), 0),
@@ -226,6 +232,14 @@ impl Change<'_> {
                 link.header.index = *index;
                 link.attributes
                     .push(LinkAttribute::IfAlias((*alias).to_owned()));
+            }
+            Self::Mtu(index, mtu) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Mtu(*mtu));
+            }
+            Self::Mac(index, mac) => {
+                link.header.index = *index;
+                link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
             }
             Self::Join(index, bridge) => {
                 link.header.index = *index;
@@ -266,6 +280,8 @@ impl fmt::Display for Change<'_> {
             }
             Self::DeleteLink(name) => write!(f, "cannot delete link {name}"),
             Self::Alias(index, alias) => write!(f, "cannot set alias {alias:?} of link {index}"),
+            Self::Mtu(index, mtu) => write!(f, "cannot set MTU {mtu} of link {index}"),
+            Self::Mac(index, mac) => write!(f, "cannot set MAC {mac} of link {index}"),
             Self::Up(index) => write!(f, "cannot bring up link {index}"),
             Self::Down(index) => write!(f, "cannot take down link {index}"),
             Self::AddAddress(index, net) | Self::AddAddressWithRoute(index, net) => {

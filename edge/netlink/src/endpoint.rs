@@ -1,12 +1,12 @@
 //! One pod's veth pair, made, taken away and looked at as a whole.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Endpoint, LinkTables, Neighbour, Route};
 
-use crate::{Change, Handle, NetlinkError, Netns, NewRoute, Veth, sysctl};
+use crate::snapshot::settings;
+use crate::{Change, Handle, NetlinkError, Netns, NewRoute, Observed, Veth, sysctl};
 
 /// How long to wait for a new link to carry packets.
 const CARRIER: Duration = Duration::from_secs(2);
@@ -126,9 +126,9 @@ fn configure(
         Handle::open()
     })??;
     let mut changes = vec![Change::Up(pod_index)];
-    changes.extend(contents(&endpoint.pod, pod_index));
+    changes.extend(contents(&endpoint.pod, &endpoint.pod, pod_index, false));
     pod.batch(&changes)?;
-    host.batch(&contents(&endpoint.host, link.index))?;
+    host.batch(&contents(&endpoint.host, &endpoint.host, link.index, false))?;
     wait_for_carrier(host, link.index)?;
     Ok(Created {
         host_index: link.index,
@@ -156,8 +156,15 @@ fn write_settings(link: &LinkTables) -> Result<(), NetlinkError> {
         .try_for_each(|setting| sysctl::write_link_setting(&link.name, setting))
 }
 
-/// Addresses, neighbours and routes of a link, each after what it needs.
-fn contents(link: &LinkTables, index: u32) -> Vec<Change<'static>> {
+/// Addresses, neighbours and routes of a link, those that `part` names, each after what it needs.
+/// `replace`: another route to the same destination gives way.
+pub(crate) fn contents(
+    whole: &LinkTables,
+    part: &LinkTables,
+    index: u32,
+    replace: bool,
+) -> Vec<Change<'static>> {
+    let link = part;
     let addresses = link
         .addresses
         .iter()
@@ -185,7 +192,8 @@ fn contents(link: &LinkTables, index: u32) -> Vec<Change<'static>> {
                 .is_some_and(|via| route.destination.contains(&via))
         };
         Change::AddRoute(NewRoute {
-            scope_link: link.routes.iter().any(through),
+            scope_link: whole.routes.iter().any(through),
+            replace,
             ..NewRoute::unicast(index, route)
         })
     });
@@ -206,27 +214,19 @@ pub fn remove(host: &mut Handle, name: &IfName) -> Result<bool, NetlinkError> {
     }
 }
 
-/// What the kernel holds for a link, of the kinds that `desired` speaks about: its settings are
-/// read for the keys that `desired` names. None if there is no such link. Runs in the thread's
-/// namespace, which must be the handle's.
-pub fn observe(
+/// A link as it is, of the kinds that `desired` speaks about: its settings are read for the keys
+/// that `desired` names. None if there is no such link. Runs in the thread's namespace, which must
+/// be the handle's.
+pub fn inspect(
     handle: &mut Handle,
     desired: &LinkTables,
-) -> Result<Option<LinkTables>, NetlinkError> {
+) -> Result<Option<Observed>, NetlinkError> {
     let Some(link) = handle.link(&desired.name)? else {
         return Ok(None);
     };
-    let mut sysctls = BTreeSet::new();
-    for setting in &desired.sysctls {
-        let value = sysctl::read_setting(&sysctl::link_setting(&link.name, setting))?;
-        sysctls.extend(value.map(|value| watari_tables::Sysctl {
-            value,
-            ..setting.clone()
-        }));
-    }
     let neighbours = handle.neighbours(link.index)?;
     let permanent = neighbours.into_iter().filter(|&(_, permanent)| permanent);
-    Ok(Some(LinkTables {
+    let tables = LinkTables {
         name: link.name,
         mac: link.mac.unwrap_or(MacAddr([0; 6])),
         mtu: link.mtu,
@@ -237,6 +237,19 @@ pub fn observe(
             .map(|(neighbour, _): (Neighbour, bool)| neighbour)
             .collect(),
         proxies: handle.proxies(link.index)?,
-        sysctls,
+        sysctls: settings(desired)?,
+    };
+    Ok(Some(Observed {
+        index: link.index,
+        up: link.up,
+        tables,
     }))
+}
+
+/// The tables of [`inspect`].
+pub fn observe(
+    handle: &mut Handle,
+    desired: &LinkTables,
+) -> Result<Option<LinkTables>, NetlinkError> {
+    Ok(inspect(handle, desired)?.map(|observed| observed.tables))
 }

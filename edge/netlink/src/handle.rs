@@ -186,7 +186,7 @@ pub fn read_datagram(bytes: &[u8]) -> Result<(), String> {
     })
 }
 
-fn parse_all(bytes: &[u8], take: &mut impl FnMut(u32, Incoming)) -> Result<(), String> {
+pub(crate) fn parse_all(bytes: &[u8], take: &mut impl FnMut(u32, Incoming)) -> Result<(), String> {
     let mut rest = bytes;
     while rest.len() >= HEADER {
         let (sequence, incoming, used) = parse(rest)?;
@@ -197,14 +197,14 @@ fn parse_all(bytes: &[u8], take: &mut impl FnMut(u32, Incoming)) -> Result<(), S
 }
 
 /// What the kernel sends back.
-enum Incoming {
+pub(crate) enum Incoming {
     Answer(RouteNetlinkMessage),
     Ack(Ack),
     Done,
 }
 
 /// An acknowledgement: an error number (0: well) and the kernel's words.
-struct Ack {
+pub(crate) struct Ack {
     errno: i32,
     words: String,
 }

@@ -9,20 +9,26 @@ mod change;
 mod endpoint;
 mod error;
 mod handle;
+mod monitor;
 mod netns;
 mod own_routes;
 mod query;
+mod repair;
+mod snapshot;
 mod survey;
 mod sysctl;
 
 pub use change::{Change, NewRoute, OWN_PROTOCOL, RouteKind, RouteProtocol, Veth};
-pub use endpoint::{CreateError, Created, create, observe, remove};
+pub use endpoint::{CreateError, Created, create, inspect, observe, remove};
 pub use error::NetlinkError;
 pub use handle::Handle;
 #[doc(hidden)]
 pub use handle::read_datagram;
+pub use monitor::{Event, Monitor};
 pub use netns::Netns;
 pub use own_routes::OwnRoutes;
 pub use query::{Link, RouteTo};
+pub use repair::repair;
+pub use snapshot::{Observed, Snapshot};
 pub use survey::{SeenAddress, SeenNeighbour, SeenRoute};
 pub use sysctl::{link_setting, read_setting, write_link_setting, write_setting};

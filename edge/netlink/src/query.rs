@@ -270,7 +270,7 @@ pub(crate) fn look_at(answer: &RouteNetlinkMessage) {
     let _ = own_route(answer);
 }
 
-fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
+pub(crate) fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     let RouteNetlinkMessage::NewAddress(message) = answer else {
         return None;
     };
@@ -300,7 +300,7 @@ fn address_of(answer: &RouteNetlinkMessage, index: u32) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
-fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
+pub(crate) fn route_of(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = answer else {
         return None;
     };
@@ -355,7 +355,7 @@ pub(crate) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
+pub(crate) fn neighbour_of(message: &NeighbourMessage, index: u32) -> Option<Neighbour> {
     if message.header.ifindex != index {
         return None;
     }

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use watari_ipam::Millis;
-use watari_model::{Attachment, IfName, NetworkName};
+use watari_model::{Attachment, IfName, NetworkName, PodName};
 use watari_tables::Endpoint;
 
 /// What is remembered of an attachment.
@@ -12,6 +12,8 @@ pub struct EndpointRecord {
     pub network: NetworkName,
     /// The container and its interface.
     pub attachment: Attachment,
+    /// Which pod it is of; none where the runtime did not say.
+    pub pod: Option<PodName>,
     /// `CNI_NETNS` of its ADD.
     pub netns: Option<PathBuf>,
     /// The host-side veth.

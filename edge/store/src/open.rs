@@ -83,6 +83,14 @@ impl Store {
         self.run("BEGIN", work)
     }
 
+    /// A number that another process's commit changes (`PRAGMA data_version`); commits of this
+    /// handle do not.
+    pub fn data_version(&self) -> Result<i64, StoreError> {
+        self.conn
+            .query_row("PRAGMA data_version", [], |row| row.get(0))
+            .map_err(|source| StoreError::from_sql(&self.path, "read the data version", source))
+    }
+
     /// Every lease, by scope and address.
     pub fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         Tx::new(&self.conn, &self.path).leases()

@@ -13,7 +13,8 @@ pub(crate) const APPLICATION: i64 = 0x5754_5249;
 ///
 /// Addresses are 16 bytes in network order, IPv4 as v4-mapped, so that their order is the order
 /// of the blobs. Times are milliseconds of `CLOCK_BOOTTIME`.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 -- The boot under which this file was made.
 CREATE TABLE origin (boot_id TEXT NOT NULL);
 -- Leased while `released` is null; else released then, and the holder is the last one.
@@ -63,7 +64,13 @@ CREATE TABLE endpoints (
     created INTEGER NOT NULL,
     UNIQUE (container, ifname)
 );
-"];
+",
+    "
+-- Which pod an endpoint is of; both null where the runtime did not say.
+ALTER TABLE endpoints ADD COLUMN pod_namespace TEXT;
+ALTER TABLE endpoints ADD COLUMN pod_name TEXT;
+",
+];
 
 /// The newest schema that this build knows.
 pub(crate) fn version() -> i64 {
@@ -157,7 +164,7 @@ mod tests {
         conn.execute("INSERT INTO documents VALUES ('kept', 1, 'body')", [])
             .unwrap();
 
-        let newer = [STEPS[0], "ALTER TABLE documents ADD COLUMN extra TEXT"];
+        let newer = [STEPS, &["ALTER TABLE documents ADD COLUMN extra TEXT"]].concat();
         upgrade_to(&mut conn, &paths, &newer).unwrap();
         upgrade_to(&mut conn, &paths, &newer).unwrap();
         let extra: Option<String> = conn
@@ -169,13 +176,36 @@ mod tests {
             .unwrap();
         assert_eq!(extra, None);
 
-        let error = upgrade_to(&mut conn, &paths, &newer[..1])
+        let error = upgrade_to(&mut conn, &paths, STEPS)
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains("version 2") && error.contains("up to 1"),
-            "{error}"
-        );
+        let (found, known) = (newer.len(), STEPS.len());
+        let (found, known) = (format!("version {found}"), format!("up to {known}"));
+        assert!(error.contains(&found) && error.contains(&known), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_of_the_first_version_stays_and_has_no_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let mut conn = Connection::open(&paths.db).unwrap();
+        conn.execute_batch(STEPS[0]).unwrap();
+        conn.pragma_update(None, "user_version", 1).unwrap();
+        let side = r#"{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1500,"alias":"","addresses":[],
+            "routes":[],"neighbours":[],"proxies":[],"sysctls":[]}"#;
+        let tables = format!(r#"{{"host":{side},"pod":{side}}}"#);
+        conn.execute(
+            "INSERT INTO endpoints \
+             (container, ifname, network, netns, host_ifname, tables, via_host, created) \
+             VALUES ('c1', 'eth0', 'azure', NULL, 'azv0', ?1, '[]', 5)",
+            [tables],
+        )
+        .unwrap();
+        upgrade(&mut conn, &paths).unwrap();
+        let kept = crate::Tx::new(&conn, &paths.db).endpoints(None).unwrap();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].attachment.to_string(), "c1/eth0");
+        assert_eq!(kept[0].pod, None);
     }
 
     #[test]
@@ -184,9 +214,9 @@ mod tests {
         let paths = Paths::new(dir.path());
         let mut conn = Connection::open(&paths.db).unwrap();
         create(&mut conn, &paths, "boot").unwrap();
-        let bad = [STEPS[0], "CREATE TABLE more (x)", "NONSENSE"];
+        let bad = [STEPS, &["CREATE TABLE more (x)", "NONSENSE"]].concat();
         upgrade_to(&mut conn, &paths, &bad).unwrap_err();
-        assert_eq!(found(&conn).unwrap(), 1);
+        assert_eq!(found(&conn).unwrap(), version());
         assert!(conn.prepare("SELECT * FROM more").is_err());
     }
 }

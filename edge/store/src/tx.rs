@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 use watari_ipam::{Holder, LeaseError, Millis, Pool, Wish};
-use watari_model::{Attachment, NetworkName};
+use watari_model::{Attachment, NetworkName, PodName};
 
 use crate::endpoint::EndpointRecord;
 use crate::error::StoreError;
@@ -114,8 +114,8 @@ impl<'a> Tx<'a> {
         self.execute(
             "write an endpoint",
             "INSERT OR REPLACE INTO endpoints \
-             (container, ifname, network, netns, host_ifname, tables, via_host, created) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             (container, ifname, network, netns, host_ifname, tables, via_host, created, \
+             pod_namespace, pod_name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             (
                 endpoint.attachment.container.as_str(),
                 endpoint.attachment.ifname.as_str(),
@@ -125,6 +125,8 @@ impl<'a> Tx<'a> {
                 tables,
                 via_host,
                 millis(endpoint.created),
+                endpoint.pod.as_ref().map(|pod| pod.namespace.as_str()),
+                endpoint.pod.as_ref().map(|pod| pod.name.as_str()),
             ),
         )
         .map(|_| ())
@@ -134,8 +136,8 @@ impl<'a> Tx<'a> {
     pub fn endpoint(&self, attachment: &Attachment) -> Result<Option<EndpointRecord>, StoreError> {
         let found = self.rows(
             "read an endpoint",
-            "SELECT network, container, ifname, netns, host_ifname, tables, via_host, created \
-             FROM endpoints WHERE container = ?1 AND ifname = ?2",
+            "SELECT network, container, ifname, netns, host_ifname, tables, via_host, created, \
+             pod_namespace, pod_name FROM endpoints WHERE container = ?1 AND ifname = ?2",
             (attachment.container.as_str(), attachment.ifname.as_str()),
             endpoint_row,
         )?;
@@ -149,8 +151,8 @@ impl<'a> Tx<'a> {
     ) -> Result<Vec<EndpointRecord>, StoreError> {
         self.rows(
             "read the endpoints",
-            "SELECT network, container, ifname, netns, host_ifname, tables, via_host, created \
-             FROM endpoints WHERE ?1 IS NULL OR network = ?1 ORDER BY id",
+            "SELECT network, container, ifname, netns, host_ifname, tables, via_host, created, \
+             pod_namespace, pod_name FROM endpoints WHERE ?1 IS NULL OR network = ?1 ORDER BY id",
             [network.map(NetworkName::as_str)],
             endpoint_row,
         )
@@ -322,15 +324,21 @@ pub(crate) fn holder(row: &Row<'_>, at: usize) -> rusqlite::Result<Holder> {
     })
 }
 
-/// Columns network, container, ifname, netns, `host_ifname`, tables, `via_host`, created.
+/// Columns network, container, ifname, netns, `host_ifname`, tables, `via_host`, created,
+/// `pod_namespace`, `pod_name`.
 fn endpoint_row(row: &Row<'_>) -> rusqlite::Result<EndpointRecord> {
     let Holder {
         network,
         attachment,
     } = holder(row, 0)?;
+    let pod = match (row.get(8)?, row.get(9)?) {
+        (Some(namespace), Some(name)) => Some(PodName { namespace, name }),
+        _ => None,
+    };
     Ok(EndpointRecord {
         network,
         attachment,
+        pod,
         netns: row.get::<_, Option<String>>(3)?.map(PathBuf::from),
         host_ifname: parsed(row, 4)?,
         tables: from_json(row, 5)?,

@@ -57,6 +57,7 @@ fn endpoint(holder: &Holder, address: IpAddr) -> EndpointRecord {
     EndpointRecord {
         network: holder.network.clone(),
         attachment: holder.attachment.clone(),
+        pod: None,
         netns: Some("/run/netns/x".into()),
         tables: Endpoint {
             host: link(host_ifname.clone()),

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use watari_ipam::{Holder, LeaseError, Millis, Pool, PoolId, Refusal, Subnet, Wish};
-use watari_model::{Attachment, ContainerId, IfName, NetworkName};
-use watari_store::{Options, Store, StoreError};
+use watari_model::{Attachment, ContainerId, HostPrefix, IfName, NetworkName, PodName};
+use watari_store::{EndpointRecord, Options, Store, StoreError};
+use watari_tables::{Endpoint, LinkTables};
 
 fn pool(net: &str) -> Pool {
     let id = PoolId {
@@ -240,4 +242,51 @@ fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
     std::fs::remove_file(dir.path().join("node.db.boot")).unwrap();
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(store.leases().unwrap().len(), 1);
+}
+
+#[test]
+fn an_endpoint_remembers_its_pod_and_a_commit_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, other) = (
+        Store::open(dir.path()).unwrap(),
+        Store::open(dir.path()).unwrap(),
+    );
+    let before = store.data_version().unwrap();
+    assert_eq!(store.data_version().unwrap(), before);
+    let holder = holder("a");
+    let link = |name: IfName| LinkTables {
+        name,
+        mac: holder.attachment.pod_mac(),
+        mtu: 1500,
+        alias: String::new(),
+        addresses: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        neighbours: BTreeSet::new(),
+        proxies: BTreeSet::new(),
+        sysctls: BTreeSet::new(),
+    };
+    let host_ifname = holder.attachment.host_ifname(&HostPrefix::default());
+    let mut record = EndpointRecord {
+        network: holder.network.clone(),
+        attachment: holder.attachment.clone(),
+        pod: Some(PodName {
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+        }),
+        netns: None,
+        tables: Endpoint {
+            host: link(host_ifname.clone()),
+            pod: link(holder.attachment.ifname.clone()),
+        },
+        host_ifname,
+        ips_to_route_via_host: Vec::new(),
+        created: Millis(1),
+    };
+    for pod in [record.pod.clone(), None] {
+        record.pod = pod;
+        other.write(|tx| tx.put_endpoint(&record)).unwrap();
+        let found = store.read(|tx| tx.endpoint(&record.attachment)).unwrap();
+        assert_eq!(found.as_ref(), Some(&record));
+    }
+    assert_ne!(store.data_version().unwrap(), before);
 }

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use watari_cni_spec::{
-    CniError, CniResult, Code, Dns, Interface, IpConfig, NetConf, Request, ResultRoute,
+    CniArgs, CniError, CniResult, Code, Dns, Interface, IpConfig, NetConf, Request, ResultRoute,
 };
-use watari_model::{Attachment, IfName};
+use watari_model::{Attachment, IfName, PodName};
 use watari_netlink::{CreateError, Handle, NetlinkError, Netns, create, observe, remove};
 use watari_plan::{Transparent, differences, gateway, owner_of_alias, transparent};
 use watari_store::{EndpointRecord, Store, Tx, now};
@@ -49,6 +49,7 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
         EndpointRecord {
             network: conf.name.clone(),
             attachment: attachment.clone(),
+            pod: pod_name(&request.args),
             netns: request.netns.clone(),
             host_ifname: tables.host.name.clone(),
             tables,
@@ -170,6 +171,15 @@ fn attachment(request: &Request) -> Result<Attachment, CniError> {
             Code::INVALID_ENVIRONMENT,
             "CNI_CONTAINERID and CNI_IFNAME are required",
         )
+    })
+}
+
+/// The pod that a Kubernetes runtime speaks of; none if it does not.
+fn pod_name(args: &CniArgs) -> Option<PodName> {
+    let named = |key| args.get(key).filter(|name| !name.is_empty()).cloned();
+    Some(PodName {
+        namespace: named("K8S_POD_NAMESPACE")?,
+        name: named("K8S_POD_NAME")?,
     })
 }
 

@@ -243,11 +243,16 @@ fn the_type_selects_where_the_name_does_not() {
 fn an_address_asked_for_in_cni_args_is_given() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     let conf = conf(&node, "1.0.0");
-    let args = "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.240.3.3";
+    let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;IP=10.240.3.3";
     let call = Call::new(&node, "azure-vnet", "ADD", &conf)
         .of(&pod)
         .with("CNI_ARGS", args);
     assert_eq!(call.succeed()["ips"][0]["address"], "10.240.3.3/16");
+    // And which pod it is, the node store knows.
+    let store = watari_store::Store::open(&node.data_dir()).unwrap();
+    let record = store.read(|tx| tx.endpoint(&pod.attachment)).unwrap();
+    let named = record.unwrap().pod.unwrap();
+    assert_eq!(named.to_string(), "shop/web");
 }
 
 #[test]
