@@ -3,10 +3,15 @@
 //!
 //! Exit status: 0 well, 1 found wrong, 2 could not be asked.
 
+mod agent;
 mod cni;
 mod demo;
+mod drops;
 mod echo;
+mod flows;
 mod lab;
+mod place;
+mod status;
 
 use std::fs;
 use std::io;
@@ -26,6 +31,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Agent(agent::Args),
+    Status(status::Args),
+    Flows(flows::Args),
+    Drops(drops::Args),
     Cni(cni::Args),
     Echo(echo::Args),
     Lab(lab::Args),
@@ -44,6 +53,10 @@ impl Command {
     fn run(self) -> anyhow::Result<Outcome> {
         match self {
             Self::Demo(args) => args.run(),
+            Self::Agent(args) => args.run(),
+            Self::Status(args) => args.run(),
+            Self::Flows(args) => args.run(),
+            Self::Drops(args) => args.run(),
             Self::Cni(args) => args.run(),
             Self::Echo(args) => args.run(),
             Self::Lab(args) => args.run(),

@@ -44,7 +44,7 @@ pub fn build(workspace: &Path, target: &Path, other_abi: bool) -> Result<PathBuf
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
-            "-Cdebuginfo=2 -Clink-arg=--btf",
+            "-Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order",
         )
         .args(["build", "--locked", "--quiet", "-p", "watari-programs"])
         .args(["--features", features, "--target", TARGET])

@@ -11,10 +11,11 @@ mod traffic;
 #[allow(dead_code)] // The suite uses all of it.
 mod world;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use watari_abi::OTHER_ABI;
-use watari_bpf::{Datapath, Image, Node, PodHooks, load, load_image};
+use watari_abi::{ConnectionKey, OTHER_ABI};
+use watari_bpf::{Attachment, Datapath, Flow, Image, Node, PodHooks, load, load_image};
 
 use traffic::Traffic;
 use world::{World, kinds};
@@ -24,7 +25,7 @@ fn rounds() -> usize {
     if std::env::var_os("WATARI_SOAK").is_some() {
         100
     } else {
-        5
+        2
     }
 }
 
@@ -33,6 +34,33 @@ fn other_object() -> Vec<u8> {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("other-abi");
     let path = object::build(&workspace, &target, true).expect("compile the programs");
     std::fs::read(path).expect("read the object")
+}
+
+/// Every connection, and when it was made.
+fn created(world: &World, attachment: Attachment) -> BTreeMap<ConnectionKey, u64> {
+    let mut created = BTreeMap::new();
+    flows(world, attachment, |flow| {
+        drop(created.insert(flow.key, flow.connection.created))
+    });
+    created
+}
+
+fn counts(world: &World, attachment: Attachment) -> Vec<(u8, [u64; 2])> {
+    let mut counts = Vec::new();
+    flows(world, attachment, |flow| {
+        counts.push((
+            flow.key.protocol,
+            flow.connection.directions.map(|d| d.packets),
+        ))
+    });
+    counts
+}
+
+fn flows(world: &World, attachment: Attachment, mut take: impl FnMut(Flow) + Send) {
+    world.node.enter(|| {
+        let mut node = Node::open(&world.bpffs.root(), attachment).expect("open");
+        node.flows(&mut take).expect("read");
+    });
 }
 
 #[test]
@@ -54,7 +82,11 @@ fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
             let mut node = Node::open(&root, attachment).unwrap();
             assert_eq!(node.promote(10).unwrap() % 4, 0);
         });
+        world.blackhole(&one);
+        world.blackhole(&two);
         let traffic = Traffic::start(&one, &two);
+        let before = created(&world, attachment);
+        assert_eq!(before.len(), 4, "{before:?}");
         for round in 0..rounds() {
             world.node.enter(|| {
                 load_image(&options, other).unwrap();
@@ -64,7 +96,13 @@ fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
             });
             traffic.goes_on(&format!("{attachment:?}, round {round}"));
         }
-        traffic.end();
+        assert_eq!(
+            created(&world, attachment),
+            before,
+            "a connection was forgotten"
+        );
+        let trips = traffic.end();
+        println!("{trips:?} {:?}", counts(&world, attachment));
         world.node.enter(|| {
             let observed = Node::open(&root, attachment).unwrap().observe().unwrap();
             assert_eq!((observed.strays, observed.tables.hooks.len()), (vec![], 4));

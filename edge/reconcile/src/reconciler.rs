@@ -74,6 +74,14 @@ impl Status {
             rests: Duration::ZERO,
         }
     }
+
+    /// How often in a row it could not be brought there.
+    pub fn attempts(&self) -> u32 {
+        match self.state {
+            State::Failed { attempts, .. } => attempts,
+            _ => 0,
+        }
+    }
 }
 
 /// What was done.
@@ -320,10 +328,7 @@ impl Status {
                 Some(self.rests)
             }
             Err(error) => {
-                let attempts = match self.state {
-                    State::Failed { attempts, .. } => attempts.saturating_add(1),
-                    _ => 1,
-                };
+                let attempts = self.attempts().saturating_add(1);
                 self.state = State::Failed { attempts, error };
                 self.rests = now.saturating_add(backoff.delay(attempts, jitter()));
                 Some(self.rests)

@@ -239,7 +239,19 @@ pub struct Connection {
 
 /// A datagram in fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Debug,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct FragmentKey {
@@ -276,7 +288,19 @@ pub struct FragmentPorts {
 /// A pod's port that it used towards somebody whom the stack may translate: an unknown packet
 /// from outside to it may be such a reply, so the stack gets it.
 #[derive(
-    Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Debug,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct StackPort {

@@ -92,6 +92,9 @@ pub struct Config {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 24);
+    // As an Ethernet header has them: the programs copy both at once.
+    assert!(core::mem::offset_of!(Endpoint, mac) == 4);
+    assert!(core::mem::offset_of!(Endpoint, host_mac) == 10);
     assert!(size_of::<Link>() == 16);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Remote>() == 20);

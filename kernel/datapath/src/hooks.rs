@@ -10,9 +10,9 @@ use crate::translate::translate;
 use crate::{Dropped, Env, Step};
 
 /// Where the sender's MAC stands in a frame.
-const SOURCE_MAC: usize = 6;
+const SOURCE_MAC: u32 = 6;
 /// Where the type of the frame stands.
-const KIND: usize = 12;
+const KIND: u32 = 12;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -281,7 +281,7 @@ fn leave_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     let header: F::Header = attempt!(packet, env.fixed(ETHERNET), Reason::Malformed);
     attempt!(packet, F::check(&header));
     packet.begin::<F>(&header);
-    let mac: [u8; 6] = attempt!(packet, env.fixed(SOURCE_MAC), Reason::Malformed);
+    let mac: [u16; 3] = attempt!(packet, env.fixed(SOURCE_MAC), Reason::Malformed);
     if F::is_local(&packet.tuple.source) {
         attempt!(packet, check_mac(env, mac));
         return Read::Stack;
@@ -296,15 +296,21 @@ fn leave_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     sort(packet)
 }
 
+/// A MAC in the words that a frame is read in.
+#[inline(always)]
+const fn words(mac: &[u8; 6]) -> [u16; 3] {
+    zerocopy::transmute!(*mac)
+}
+
 /// Holds a pod to its own MAC and addresses.
 ///
 /// Its endpoint knows link and MAC, so the links are only asked to name what is wrong.
 #[inline(always)]
-fn authorise<E: Env>(env: &mut E, mac: [u8; 6], source: &Address) -> Result<(), Reason> {
+fn authorise<E: Env>(env: &mut E, mac: [u16; 3], source: &Address) -> Result<(), Reason> {
     let ifindex = env.ifindex();
     match endpoint(env, source) {
         Some(known) if known.ifindex == ifindex => {
-            if known.mac == mac {
+            if words(&known.mac) == mac {
                 return Ok(());
             }
             check_mac(env, mac)?;
@@ -318,7 +324,7 @@ fn authorise<E: Env>(env: &mut E, mac: [u8; 6], source: &Address) -> Result<(), 
 }
 
 #[inline(always)]
-fn check_mac<E: Env>(env: &mut E, mac: [u8; 6]) -> Result<(), Reason> {
+fn check_mac<E: Env>(env: &mut E, mac: [u16; 3]) -> Result<(), Reason> {
     let ifindex = env.ifindex();
     let found = env.link(ifindex);
     env.step(Step::Link {
@@ -327,7 +333,7 @@ fn check_mac<E: Env>(env: &mut E, mac: [u8; 6]) -> Result<(), Reason> {
     });
     match found {
         None => Err(Reason::UnknownLink),
-        Some(link) if link.mac != mac => Err(Reason::SpoofedMac),
+        Some(link) if words(&link.mac) != mac => Err(Reason::SpoofedMac),
         Some(_) => Ok(()),
     }
 }
@@ -336,12 +342,12 @@ fn check_mac<E: Env>(env: &mut E, mac: [u8; 6]) -> Result<(), Reason> {
 #[inline(never)]
 fn leave_arp<E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     let arp: Arp = attempt!(packet, env.fixed(ETHERNET), Reason::Malformed);
-    let mac: [u8; 6] = attempt!(packet, env.fixed(SOURCE_MAC), Reason::Malformed);
+    let mac: [u16; 3] = attempt!(packet, env.fixed(SOURCE_MAC), Reason::Malformed);
     attempt!(packet, check_mac(env, mac));
     let sender = u32::from_ne_bytes(arp.sender);
     let reason = if !arp.is_ipv4_over_ethernet() {
         Reason::Malformed
-    } else if arp.sender_mac != mac {
+    } else if words(&arp.sender_mac) != mac {
         Reason::SpoofedMac
     } else if sender == 0 {
         // It asks whether an address is free (RFC 5227).

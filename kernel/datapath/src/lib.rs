@@ -13,6 +13,8 @@
 #[cfg(any(test, feature = "desk"))]
 extern crate std;
 
+#[cfg(any(test, feature = "desk"))]
+pub mod desk;
 mod env;
 mod hooks;
 mod packet;

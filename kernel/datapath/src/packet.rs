@@ -93,13 +93,13 @@ impl Packet {
         self.end = network.end;
         self.tuple.protocol = network.protocol;
         match network.fragment {
-            None => self.take(&Transport::read::<F>(env, &network, true)?),
+            None => self.take(Transport::read::<F>(env, &network, true)?),
             Some(fragment) if fragment.first => {
-                self.take(&Transport::read::<F>(env, &network, true)?);
+                self.take(Transport::read::<F>(env, &network, true)?);
                 self.part = Part::First;
-                remember(env, &self.tuple, &fragment, self.now);
+                remember(env, &self.tuple, fragment, self.now);
             }
-            Some(fragment) => self.later(env, &fragment, F::ICMP),
+            Some(fragment) => self.later(env, fragment, F::ICMP),
         }
         (self.key, self.side) = self.tuple.key();
         env.step(Step::Packet { tuple: self.tuple });
@@ -115,19 +115,19 @@ impl Packet {
         header: &F::Header,
         offset: u32,
     ) -> Result<(), Reason> {
-        let network = F::locate(env, header, offset as usize, false)?;
+        let network = F::locate(env, header, offset, false)?;
         if network.fragment.is_some_and(|fragment| !fragment.first) {
             return Err(Reason::Malformed);
         }
         self.transport = network.transport;
         self.tuple.protocol = network.protocol;
-        self.take(&Transport::read::<F>(env, &network, false)?);
+        self.take(Transport::read::<F>(env, &network, false)?);
         (self.key, self.side) = self.tuple.key();
         Ok(())
     }
 
     #[inline(always)]
-    fn take(&mut self, transport: &Transport) {
+    fn take(&mut self, transport: Transport) {
         self.kind = transport.kind;
         self.control = transport.control;
         self.header = transport.header;
@@ -137,7 +137,7 @@ impl Packet {
 
     /// A fragment without ports. A function of its own in the object: few packets need it.
     #[inline(never)]
-    fn later<E: Env>(&mut self, env: &mut E, fragment: &Fragment, icmp: u8) {
+    fn later<E: Env>(&mut self, env: &mut E, fragment: Fragment, icmp: u8) {
         let now = self.now;
         let key = fragment_key(&self.tuple, fragment);
         let found = env
@@ -221,17 +221,13 @@ impl Packet {
         } else {
             self.transport + u32::from(self.header) + segment
         };
-        let length = end.wrapping_sub(ETHERNET as u32);
-        if length > 0xffff {
-            0xffff
-        } else {
-            length as u16
-        }
+        let length = end.wrapping_sub(ETHERNET);
+        u16::try_from(length).unwrap_or(u16::MAX)
     }
 }
 
 #[inline(always)]
-const fn fragment_key(tuple: &Tuple, fragment: &Fragment) -> FragmentKey {
+const fn fragment_key(tuple: &Tuple, fragment: Fragment) -> FragmentKey {
     FragmentKey {
         source: tuple.source,
         destination: tuple.destination,
@@ -244,7 +240,7 @@ const fn fragment_key(tuple: &Tuple, fragment: &Fragment) -> FragmentKey {
 /// Keeps the ports for the later fragments. A function of its own in the object: few packets need
 /// it.
 #[inline(never)]
-fn remember<E: Env>(env: &mut E, tuple: &Tuple, fragment: &Fragment, now: u64) {
+fn remember<E: Env>(env: &mut E, tuple: &Tuple, fragment: Fragment, now: u64) {
     let key = fragment_key(tuple, fragment);
     let ports = FragmentPorts {
         seen: now,

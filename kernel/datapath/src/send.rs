@@ -70,11 +70,9 @@ pub(crate) fn deliver<F: Family, E: Env>(
     if F::hops(&header) == HopLimit::Expired {
         return expired(env);
     }
-    if F::decrement(env, &header).is_err()
-        || env
-            .store_fixed(0, [endpoint.mac, endpoint.host_mac])
-            .is_err()
-    {
+    // Both MACs as they stand in an Ethernet header, in words.
+    let [_, first, second, third, ..]: [u32; 6] = zerocopy::transmute!(*endpoint);
+    if F::decrement(env, &header).is_err() || env.store_fixed(0, [first, second, third]).is_err() {
         return refuse(packet, Reason::RewriteFailed);
     }
     packet.out = endpoint.ifindex;

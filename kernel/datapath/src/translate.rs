@@ -43,7 +43,7 @@ pub(crate) fn rewrite<F: Family, E: Env>(
     if from == *to {
         return Ok(());
     }
-    let change = readdress::<F, E>(env, ETHERNET as u32, &from, to)?;
+    let change = readdress::<F, E>(env, ETHERNET, &from, to)?;
     if F::ICMP_COVERS_ADDRESSES {
         env.uncompensated(change);
     }

@@ -15,9 +15,10 @@ use crate::tc::Tc;
 ///
 /// The verifier wants just this: the offset added to `data`, the end compared with `data_end`.
 #[inline(always)]
-fn within<T>(skb: *const __sk_buff, offset: usize) -> Option<*mut T> {
+fn within<T>(skb: *const __sk_buff, offset: u32) -> Option<*mut T> {
     // SAFETY: the kernel gave the context, and reads of its fields are what it is for.
     let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    let offset = offset as usize;
     if data + offset + size_of::<T>() > end {
         return None;
     }
@@ -59,11 +60,13 @@ impl Frame for Tc {
     }
 
     #[inline(always)]
-    fn fixed<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+    fn fixed<T: FromBytes + Copy>(&self, offset: u32) -> Option<T> {
         match within::<T>(self.skb, offset) {
-            // SAFETY: `within` found it inside the packet; any bytes are a `T`, at any address.
-            Some(place) => Some(unsafe { place.read_unaligned() }),
-            None => load_bytes(self.skb, offset as u32),
+            // SAFETY: `within` found it inside the packet; any bytes are a `T`. The place need not be
+            // aligned as a `T` is; this target has no loads that mind, and an unaligned read would
+            // become one load for each byte. The verifier judges the loads that come of it.
+            Some(place) => Some(unsafe { place.read() }),
+            None => load_bytes(self.skb, offset),
         }
     }
 
@@ -75,17 +78,17 @@ impl Frame for Tc {
     #[inline(always)]
     fn store_fixed<T: IntoBytes + Immutable + Copy>(
         &mut self,
-        offset: usize,
+        offset: u32,
         value: T,
     ) -> Result<(), Refused> {
         match within::<T>(self.skb, offset) {
             // SAFETY: `within` found it inside the packet, which the kernel has made ours alone:
-            // it does so for a program that writes.
+            // it does so for a program that writes. For alignment see `fixed`.
             Some(place) => {
-                unsafe { place.write_unaligned(value) };
+                unsafe { place.write(value) };
                 Ok(())
             }
-            None => store_bytes(self.skb, offset as u32, &value),
+            None => store_bytes(self.skb, offset, &value),
         }
     }
 

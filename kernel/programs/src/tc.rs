@@ -172,7 +172,7 @@ impl Env for Tc {
 
     #[inline(always)]
     fn closed(&mut self, hook: Hook, key: &ConnectionKey, entry: &Kept, now: u64) {
-        let Some(mut slot) = FLOW_EVENTS.reserve_untyped::<FlowEvent>(QUIETLY) else {
+        let Some(mut slot) = FLOW_EVENTS.reserve_untyped::<FlowEvent>(0) else {
             return self.lost();
         };
         let event: *mut FlowEvent = slot.as_mut_ptr();
@@ -292,7 +292,7 @@ fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
             let _ = DROPS_BY_LINK.insert(key, first, u64::from(BPF_ANY));
         }
     }
-    let Some(mut slot) = DROP_EVENTS.reserve_untyped::<DropEvent>(QUIETLY) else {
+    let Some(mut slot) = DROP_EVENTS.reserve_untyped::<DropEvent>(0) else {
         tc.lost();
         return 0;
     };
@@ -321,7 +321,9 @@ fn capture(tc: &Tc, headers: &mut [u8; HEADER_BYTES]) -> u8 {
     } else {
         HEADER_BYTES as u32
     };
-    if wanted == 0 || wanted > HEADER_BYTES as u32 {
+    // No frame is shorter than its link header; and of a number that is not zero, verifiers of
+    // Linux 6.1 do not conclude that it is one at least.
+    if wanted < watari_wire::ETHERNET || wanted > HEADER_BYTES as u32 {
         return 0;
     }
     // SAFETY: at most the bytes of `headers`, which the lines above show to the verifier too.

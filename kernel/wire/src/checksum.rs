@@ -59,6 +59,10 @@ impl Sum {
 
     /// In 32 bits, as the kernel keeps it (`__wsum`).
     #[inline(always)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "what is above was added twice: nothing is left there"
+    )]
     pub const fn wide(self) -> u32 {
         let once = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         let twice = (once & 0xffff_ffff) + (once >> 32);
@@ -67,6 +71,7 @@ impl Sum {
 
     /// In 16 bits.
     #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "as in `wide`")]
     pub const fn folded(self) -> u16 {
         let wide = self.wide();
         let once = (wide & 0xffff) + (wide >> 16);

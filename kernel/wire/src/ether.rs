@@ -1,7 +1,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of an Ethernet header without a tag: where the network header begins.
-pub const ETHERNET: usize = size_of::<Ethernet>();
+pub const ETHERNET: u32 = 14;
 
 /// An Ethernet header (IEEE 802.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -71,6 +71,6 @@ impl Arp {
 }
 
 const _: () = {
-    assert!(ETHERNET == 14);
+    assert!(size_of::<Ethernet>() == ETHERNET as usize);
     assert!(size_of::<Arp>() == 28);
 };

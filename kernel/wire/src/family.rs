@@ -43,7 +43,7 @@ pub trait Family {
     /// The version in its first four bits.
     const VERSION: u8;
     /// Bytes of the fixed part.
-    const HEADER: usize;
+    const HEADER: u32;
     /// The protocol number of its ICMP.
     const ICMP: u8;
     /// Whether the checksum of its ICMP covers addresses (the pseudo header of RFC 8200).
@@ -62,7 +62,7 @@ pub trait Family {
     fn locate(
         frame: &impl Frame,
         header: &Self::Header,
-        offset: usize,
+        offset: u32,
         whole: bool,
     ) -> Result<Network, Reason>;
 

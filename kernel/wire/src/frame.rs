@@ -12,7 +12,7 @@ pub trait Frame {
     fn length(&self) -> u32;
 
     /// Reads at an offset that is known when this is compiled: the cheap way.
-    fn fixed<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
+    fn fixed<T: FromBytes + Copy>(&self, offset: u32) -> Option<T>;
 
     /// Reads at any offset.
     fn load<T: FromBytes + Copy>(&self, offset: u32) -> Option<T>;
@@ -20,7 +20,7 @@ pub trait Frame {
     /// Writes at an offset that is known when this is compiled.
     fn store_fixed<T: IntoBytes + Immutable + Copy>(
         &mut self,
-        offset: usize,
+        offset: u32,
         value: T,
     ) -> Result<(), Refused>;
 

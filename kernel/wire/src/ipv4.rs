@@ -33,7 +33,7 @@ pub struct Ipv4 {
 #[derive(Clone, Copy, Debug)]
 pub struct V4;
 
-const TTL: usize = ETHERNET + 8;
+const TTL: u32 = ETHERNET + 8;
 const CHECKSUM: u32 = 10;
 const SOURCE: u32 = 12;
 const MORE: u16 = 0x2000_u16.to_be();
@@ -48,7 +48,7 @@ const fn word(address: &Address) -> u32 {
 impl Family for V4 {
     type Header = Ipv4;
     const VERSION: u8 = 4;
-    const HEADER: usize = 20;
+    const HEADER: u32 = 20;
     const ICMP: u8 = protocol::ICMP;
     const ICMP_COVERS_ADDRESSES: bool = false;
     const ECHO: (u8, u8) = (8, 0);
@@ -72,10 +72,10 @@ impl Family for V4 {
     fn locate(
         frame: &impl Frame,
         header: &Ipv4,
-        offset: usize,
+        offset: u32,
         whole: bool,
     ) -> Result<Network, Reason> {
-        let start = offset as u32;
+        let start = offset;
         let length = u32::from(header.version_length & 0xf) * 4;
         let total = u32::from(u16::from_be(header.total));
         if header.version_length >> 4 != 4 || length < 20 {
@@ -170,4 +170,4 @@ impl Family for V4 {
     }
 }
 
-const _: () = assert!(size_of::<Ipv4>() == V4::HEADER);
+const _: () = assert!(size_of::<Ipv4>() == V4::HEADER as usize);

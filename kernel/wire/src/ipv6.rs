@@ -26,7 +26,7 @@ pub struct Ipv6 {
 #[derive(Clone, Copy, Debug)]
 pub struct V6;
 
-const HOPS: usize = ETHERNET + 6;
+const HOPS: u32 = ETHERNET + 6;
 const SOURCE: u32 = 8;
 
 #[inline(always)]
@@ -44,7 +44,7 @@ const fn minus(sum: Sum, address: &Address) -> Sum {
 impl Family for V6 {
     type Header = Ipv6;
     const VERSION: u8 = 6;
-    const HEADER: usize = 40;
+    const HEADER: u32 = 40;
     const ICMP: u8 = protocol::ICMPV6;
     const ICMP_COVERS_ADDRESSES: bool = true;
     const ECHO: (u8, u8) = (128, 129);
@@ -71,11 +71,11 @@ impl Family for V6 {
     fn locate(
         frame: &impl Frame,
         header: &Ipv6,
-        offset: usize,
+        offset: u32,
         whole: bool,
     ) -> Result<Network, Reason> {
         let payload = u32::from(u16::from_be(header.payload));
-        let start = (offset + Self::HEADER) as u32;
+        let start = offset + Self::HEADER;
         if header.version_flow[0] >> 4 != 6 || (whole && start + payload > frame.length()) {
             return Err(Reason::Malformed);
         }
@@ -160,4 +160,4 @@ impl Family for V6 {
     }
 }
 
-const _: () = assert!(size_of::<Ipv6>() == V6::HEADER);
+const _: () = assert!(size_of::<Ipv6>() == V6::HEADER as usize);

@@ -132,7 +132,7 @@ impl Transport {
         if whole && (at > network.end || room < least) {
             return Err(Reason::Malformed);
         }
-        let words: Option<[u32; 2]> = if at == fixed as u32 {
+        let words: Option<[u32; 2]> = if at == fixed {
             frame.fixed(fixed)
         } else {
             frame.load(at)
@@ -144,7 +144,7 @@ impl Transport {
         let (control, header) = if whole {
             let third: Option<u32> = if kind == Kind::Udp {
                 Some(0)
-            } else if at == fixed as u32 {
+            } else if at == fixed {
                 frame.fixed(fixed + 12)
             } else {
                 frame.load(at + 12)
@@ -183,7 +183,7 @@ impl Transport {
         Self {
             kind,
             control: 0,
-            header: icmp::HEADER as u8,
+            header: 8,
             source_port: if echo {
                 identifier
             } else {

@@ -1,10 +1,11 @@
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use watari_cni_spec::{CniError, Code, NetConf, Object};
 use watari_model::{HostPrefix, IfName};
 
 /// The interface plugin's own fields, with Azure's names where Azure has one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct InterfaceConf {
     /// `master`: the node's primary interface; found by itself when absent.
     pub master: Option<IfName>,
@@ -14,6 +15,8 @@ pub struct InterfaceConf {
     pub prefix: HostPrefix,
     /// `mtu` in bytes; the primary interface's when absent.
     pub mtu: Option<u32>,
+    /// `bpfRoot`: where the node's datapath is pinned.
+    pub bpf_root: PathBuf,
     /// `ipv6Mode` is set: addresses of both families, as Azure's plugin asks for them.
     pub ipv6: bool,
 }
@@ -57,7 +60,12 @@ impl InterfaceConf {
         let destinations = root.items("ipsToRouteViaHost")?;
         let via_host = destinations.iter().map(|item| item.parse("an IP address"));
         let prefix = root.parsed("hostVethPrefix", "the first letters of links")?;
+        let bpf_root = root.text("bpfRoot")?.unwrap_or(watari_bpf::ROOT);
+        if !bpf_root.starts_with('/') {
+            return Err(invalid(format!("bpfRoot {bpf_root:?} is no absolute path")));
+        }
         Ok(Self {
+            bpf_root: bpf_root.into(),
             master: root.parsed("master", "an interface of the node")?,
             via_host: via_host.collect::<Result<_, _>>()?,
             prefix: prefix.unwrap_or_default(),
@@ -96,6 +104,7 @@ mod tests {
             ),
             (r#","mtu":10"#, Code::INVALID_CONFIG, "mtu 10"),
             (r#","mtu":"big""#, Code::INVALID_CONFIG, "big"),
+            (r#","bpfRoot":"x""#, Code::INVALID_CONFIG, "bpfRoot"),
             (r#","master":"a/b""#, Code::INVALID_CONFIG, "a/b"),
             (
                 r#","hostVethPrefix":"toolong""#,

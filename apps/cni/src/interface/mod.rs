@@ -5,8 +5,9 @@
 
 mod addresses;
 mod conf;
+mod fast;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use watari_cni_spec::{
@@ -66,14 +67,16 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
     };
     let made = node::forward(has(true), has(false), &primary)
         .map_err(CreateError::Kernel)
-        .and_then(|()| create(&record.tables, &mut host, &netns));
+        .and_then(|()| create(&record.tables, &mut host, &netns))
+        .map_err(|error| create_error(&error))
+        .and_then(|_| fast::add(&own.bpf_root, &record.tables));
     if let Err(error) = made {
         // The link that an earlier ADD of this attachment made may be there still, and the lease
         // that is given up is its own too.
-        let undone = remove_links(&BTreeSet::from([record.host_ifname]))
+        let undone = take_out(&own, &BTreeMap::from([fast::leaving(&record)]))
             .and_then(|()| forget(&store, conf, &attachment))
             .and_then(|()| addresses.release());
-        return Err(undo_error(&error, undone.err()));
+        return Err(undone_error(error, undone.err()));
     }
     Ok(result(conf, request, &record.tables, &granted))
 }
@@ -84,13 +87,13 @@ pub fn del(request: &Request, conf: &NetConf) -> Result<(), CniError> {
     let attachment = attachment(request)?;
     // The link is deleted even where the store cannot be used: its name needs none.
     let store = ipam::open(conf);
-    let mut names = BTreeSet::from([attachment.host_ifname(&own.prefix)]);
+    let mut pods = BTreeMap::from([(attachment.host_ifname(&own.prefix), Vec::new())]);
     if let Ok(store) = &store
         && let Ok(Some(record)) = store.read(|tx| tx.endpoint(&attachment))
     {
-        names.insert(record.host_ifname);
+        pods.extend([fast::leaving(&record)]);
     }
-    remove_links(&names)?;
+    take_out(&own, &pods)?;
     // An address is free only when nothing answers for it any more.
     forget(&store?, conf, &attachment)?;
     Addresses::of(request, conf, &own)?.release()
@@ -111,6 +114,7 @@ pub fn check(request: &Request, conf: &NetConf) -> Result<(), CniError> {
         ));
     };
     let mut found = observed_differences(&record.tables, &netns)?;
+    found.extend(fast::differences(&own.bpf_root, &record.tables)?);
     found.extend(result_differences(conf, &record.tables));
     if !found.is_empty() {
         return Err(CniError::new(
@@ -132,12 +136,10 @@ pub fn gc(request: &Request, conf: &NetConf) -> Result<(), CniError> {
         .into_iter()
         .filter(|record| !valid.contains(&record.attachment))
         .collect();
-    let mut names: BTreeSet<IfName> = gone
-        .iter()
-        .map(|record| record.host_ifname.clone())
-        .collect();
-    names.extend(stray_links(conf, &valid)?);
-    remove_links(&names)?;
+    let stray = stray_links(conf, &valid)?.into_iter();
+    let mut pods: BTreeMap<_, _> = stray.map(|link| (link, Vec::new())).collect();
+    pods.extend(gone.iter().map(fast::leaving));
+    take_out(&own, &pods)?;
     if !gone.is_empty() {
         let forgotten = store.write(|tx| {
             gone.iter()
@@ -217,11 +219,15 @@ fn forget_in(
     tx.release(&conf.name, attachment, now()).map(drop)
 }
 
-fn remove_links(names: &BTreeSet<IfName>) -> Result<(), CniError> {
+/// Takes pods out of the datapath and deletes their links. The datapath first: what it still sends
+/// to a link that is gone is lost.
+fn take_out(own: &InterfaceConf, pods: &fast::Leaving) -> Result<(), CniError> {
+    let out = fast::remove(&own.bpf_root, pods);
     let mut host = Handle::open().map_err(|error| kernel_error(&error))?;
-    let removed: Result<Vec<bool>, NetlinkError> =
-        names.iter().map(|name| remove(&mut host, name)).collect();
-    removed.map(drop).map_err(|error| kernel_error(&error))
+    for link in pods.keys() {
+        remove(&mut host, link).map_err(|error| kernel_error(&error))?;
+    }
+    out
 }
 
 /// Links that say they are this network's, of attachments that are not valid: what is left where
@@ -305,12 +311,15 @@ fn result(conf: &NetConf, request: &Request, tables: &Endpoint, granted: &Grante
     result
 }
 
-fn undo_error(error: &CreateError, undo: Option<CniError>) -> CniError {
+fn create_error(error: &CreateError) -> CniError {
     let code = match error {
         CreateError::PodNameTaken { .. } => Code::INVALID_ENVIRONMENT,
         _ => Code::KERNEL,
     };
-    let told = CniError::new(code, error.to_string());
+    CniError::new(code, error.to_string())
+}
+
+fn undone_error(told: CniError, undo: Option<CniError>) -> CniError {
     match undo {
         None => told,
         Some(undo) => told.because(format_args!("and undoing it failed, so run DEL: {undo}")),

@@ -2,9 +2,11 @@
 
 mod attach;
 mod compiled;
+mod fastpath;
 mod migrate;
 mod node;
 #[path = "../../build/object.rs"]
 #[allow(dead_code)] // The build script uses all of it.
 mod object;
+mod traffic;
 mod world;

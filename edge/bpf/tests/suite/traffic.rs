@@ -164,8 +164,8 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// Ends it, and holds that nothing was lost.
-    pub fn end(self) {
+    /// Ends it, and holds that nothing was lost. Gives the round trips of each conversation.
+    pub fn end(self) -> Vec<(&'static str, u64)> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().expect("a conversation that ends well");
@@ -173,5 +173,9 @@ impl<'a> Traffic<'a> {
         for (pod, before) in self.pods.into_iter().zip(self.lost) {
             assert_eq!(lost(pod), before, "segments were lost");
         }
+        let counts = self.counts.into_iter();
+        counts
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+            .collect()
     }
 }

@@ -148,6 +148,19 @@ impl World {
         }
         pod
     }
+
+    /// Leaves the node no route to a pod: only the datapath knows the way.
+    pub fn blackhole(&self, pod: &Pod) {
+        for address in &pod.addresses {
+            let family = if address.is_ipv4() { "-4" } else { "-6" };
+            for line in [
+                format!("ip {family} route del {address} dev {}", pod.link),
+                format!("ip {family} route add blackhole {address}"),
+            ] {
+                self.node.run(&words(&line));
+            }
+        }
+    }
 }
 
 pub fn words(line: &str) -> Vec<&str> {
