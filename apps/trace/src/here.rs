@@ -77,7 +77,9 @@ impl Here {
 
     /// The pod that has an address.
     pub fn pod_with(&self, address: IpAddr) -> Option<&Pod> {
-        self.pods.iter().find(|pod| pod.addresses.contains(&address))
+        self.pods
+            .iter()
+            .find(|pod| pod.addresses.contains(&address))
     }
 
     /// The pod behind a host-side link.

@@ -20,7 +20,7 @@ pub use model::{
     Answer, Arrival, Ask, Decided, End, Hop, Journey, Kind, Masqueraded, Next, Party, Place,
     SCHEMA, Stack, Told, Trace,
 };
-pub use node::{Node, answer};
+pub use node::{Node, Site, answer};
 pub use packet::{HOPS, Packet, Protocol, with_port};
 pub use picture::picture;
 pub use walk::{Cluster, Question, trace};

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use watari_model::MacAddr;
 
 use crate::Packet;
 
@@ -332,9 +331,4 @@ pub enum Next {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         masqueraded: Option<Masqueraded>,
     },
-}
-
-/// The MACs of a packet in words.
-pub fn macs(packet: &Packet) -> Option<(MacAddr, MacAddr)> {
-    packet.source_mac.zip(packet.destination_mac)
 }

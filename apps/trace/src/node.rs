@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
@@ -25,10 +25,30 @@ use crate::told::{Context, tell};
 /// Places on one node that a packet comes by: at most from a pod, by the stack, to a pod.
 const PLACES: usize = 4;
 
-/// Answers for the node of the calling thread's namespaces, whose datapath is pinned below `root`
-/// and whose store is in `data_dir`. Changes nothing there.
-pub fn answer(root: &Path, data_dir: &Path, ask: &Ask) -> Result<Answer> {
-    let mut node = Node::open(root, data_dir)?;
+/// Where a node keeps what is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Its name; none: its host name.
+    pub name: Option<String>,
+    /// Where its datapath is pinned.
+    pub bpf_root: PathBuf,
+    /// The directory of its node store.
+    pub data_dir: PathBuf,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            name: None,
+            bpf_root: watari_bpf::ROOT.into(),
+            data_dir: watari_store::DEFAULT_DIR.into(),
+        }
+    }
+}
+
+/// Answers for the node of the calling thread's namespaces. Changes nothing there.
+pub fn answer(site: &Site, ask: &Ask) -> Result<Answer> {
+    let mut node = Node::open(site)?;
     for arrival in &ask.before {
         node.travel(arrival)?;
     }
@@ -77,10 +97,13 @@ const fn table_hook(hook: Hook) -> TableHook {
 
 impl Node {
     /// Opens the node of the calling thread's namespaces.
-    pub fn open(root: &Path, data_dir: &Path) -> Result<Self> {
+    pub fn open(site: &Site) -> Result<Self> {
         let mut handle = Handle::open()?;
-        let mut here = Here::look(&mut handle, data_dir)?;
-        let snapshot = Snapshot::take(root)?;
+        let mut here = Here::look(&mut handle, &site.data_dir)?;
+        if let Some(name) = &site.name {
+            here.name.clone_from(name);
+        }
+        let snapshot = Snapshot::take(&site.bpf_root)?;
         if let Some(snapshot) = &snapshot {
             here.learn(&snapshot.desk.endpoints);
         }
@@ -130,9 +153,10 @@ impl Node {
                 }
             }
             Place::Uplink { address } => {
-                let index = self.here.link_with(address).with_context(|| {
-                    format!("node {} has no address {address}", self.here.name)
-                })?;
+                let index = self
+                    .here
+                    .link_with(address)
+                    .with_context(|| format!("node {} has no address {address}", self.here.name))?;
                 let link = self.here.links.get(&index);
                 packet.destination_mac = link.and_then(|link| link.mac);
                 let hook = Some(Hook::FromUplink);
@@ -321,11 +345,7 @@ impl Node {
     }
 
     /// The MACs of a packet that leaves by a link: the link's, and the neighbour's if it is known.
-    pub(crate) fn macs(
-        &self,
-        index: u32,
-        neighbour: IpAddr,
-    ) -> (Option<MacAddr>, Option<MacAddr>) {
+    pub(crate) fn macs(&self, index: u32, neighbour: IpAddr) -> (Option<MacAddr>, Option<MacAddr>) {
         let own = self.here.links.get(&index).and_then(|link| link.mac);
         (own, self.here.mac_of(index, neighbour))
     }

@@ -119,8 +119,8 @@ impl Node {
         let next_hop = out.via.unwrap_or(packet.destination);
         (packet.source_mac, packet.destination_mac) = self.macs(out.index, next_hop);
         let interface = self.here.link_name(out.index);
-        let to_pod = self.here.pod_behind(out.index).is_some()
-            || self.is_attached(out.index, Hook::ToPod);
+        let to_pod =
+            self.here.pod_behind(out.index).is_some() || self.is_attached(out.index, Hook::ToPod);
         let onward = if to_pod {
             Onward::At(At {
                 hook: Some(Hook::ToPod),

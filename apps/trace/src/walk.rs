@@ -120,7 +120,9 @@ impl<C: Cluster> Walk<'_, C> {
             hops.extend(answer.hops);
             let (interface, next_hop, owner, mut going) = match answer.next {
                 Next::End(end) => {
-                    let last = hops.last().map_or_else(|| packet.clone(), |hop| hop.went.clone());
+                    let last = hops
+                        .last()
+                        .map_or_else(|| packet.clone(), |hop| hop.went.clone());
                     return Ok(Walked {
                         journey: Journey { packet, hops, end },
                         last,
