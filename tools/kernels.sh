@@ -2,6 +2,7 @@
 # initramfs that holds the tests of edge/bpf. Sourced by ./run.
 
 KERNELS="$PWD/target/kernels"
+KERNEL_TESTS="${KERNEL_TESTS:-}" # only tests whose name holds this
 BOOT_SECONDS=900 # deadline of one kernel: it is emulated, and other builds may run beside it
 KERNEL_TOOLS="qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio xz:xz-utils
     ip:iproute2 tc:iproute2 ping:iputils-ping sysctl:procps bpftool:bpftool"
@@ -73,7 +74,7 @@ mount -t tmpfs tmpfs /tmp
 for module in /modules/*.ko; do insmod \$module || echo "cannot load \$module"; done
 ip link set lo up
 echo "kernel \$(uname -r)"
-WATARI_OTHER_OBJECT=/other-abi.o WATARI_WITHOUT="$1" /suite --test-threads 2
+WATARI_OTHER_OBJECT=/other-abi.o WATARI_WITHOUT="$1" /suite --test-threads 2 $KERNEL_TESTS
 echo "the suite ended with \$?"
 poweroff -f
 INIT

@@ -316,19 +316,22 @@ fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
 /// The first bytes of the packet. Gives how many.
 #[inline(always)]
 fn capture(tc: &Tc, headers: &mut [u8; HEADER_BYTES]) -> u8 {
-    let wanted = if tc.length() < HEADER_BYTES as u32 {
-        tc.length()
-    } else {
-        HEADER_BYTES as u32
-    };
-    // No frame is shorter than its link header; and of a number that is not zero, verifiers of
-    // Linux 6.1 do not conclude that it is one at least.
-    if wanted < watari_wire::ETHERNET || wanted > HEADER_BYTES as u32 {
+    let mut wanted = u64::from(tc.length());
+    if wanted > HEADER_BYTES as u64 {
+        wanted = HEADER_BYTES as u64;
+    }
+    // What the verifier of Linux 6.1 learns of a number it does not learn of the 32-bit copies
+    // that the compiler makes of it: so the number is a new one, of 64 bits, before it is checked.
+    // SAFETY: it stays as it is.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) wanted, options(nomem, nostack)) };
+    // No frame is shorter than its link header; and from `!= 0` it does not learn either that the
+    // number is at least one.
+    if wanted < watari_wire::ETHERNET as u64 || wanted > HEADER_BYTES as u64 {
         return 0;
     }
     // SAFETY: at most the bytes of `headers`, which the lines above show to the verifier too.
     let done = unsafe {
-        helpers::bpf_skb_load_bytes(tc.skb.cast(), 0, headers.as_mut_ptr().cast(), wanted)
+        helpers::bpf_skb_load_bytes(tc.skb.cast(), 0, headers.as_mut_ptr().cast(), wanted as u32)
     };
     if done == 0 { wanted as u8 } else { 0 }
 }
