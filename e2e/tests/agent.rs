@@ -1,7 +1,9 @@
 //! Agents in a lab's nodes, with the real datapath and real pods: what they tell and repair, and
 //! that nothing but that ends with them.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -102,12 +104,47 @@ fn an_agent_tells_of_flows_drops_and_pods_by_name() {
     assert_eq!(headers["source"], "192.0.2.77");
     assert_eq!(headers["destination"], web.as_str());
 
+    questions_that_are_none_are_refused(&lab);
+
     // Without an agent the tables still tell.
     lab.watari(&["lab", "agent", "stop"]);
     let alone = asked(&lab, &["flows", "--pod", "client", "--address", &far]);
     assert_eq!(alone.len(), 1, "{alone:?}");
     let drops = asked(&lab, &["drops"]).remove(0);
     assert_eq!(drops["totals"][0]["packets"], 3);
+}
+
+/// The socket is root's alone; what it does not understand it says.
+fn questions_that_are_none_are_refused(lab: &TestLab) {
+    let path = format!("/proc/{}/root/run/watari/agent.sock", lab.node("node1").pid);
+    let mode = std::fs::metadata(&path).expect("the socket").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let long = format!("{{{}", "x".repeat(100_000));
+    for (question, words) in [
+        ("what?", "expected value"),
+        (r#"{"schema":1,"ask":"burn"}"#, "unknown variant"),
+        (
+            r#"{"schema":9,"ask":"status"}"#,
+            "schema 9 is not spoken here",
+        ),
+        (
+            r#"{"schema":1,"ask":"flows","filter":{"colour":"red"}}"#,
+            "colour",
+        ),
+        (&long, "key must be"),
+    ] {
+        let mut stream = UnixStream::connect(&path).expect("connect to the agent");
+        stream.set_read_timeout(Some(SOON)).expect("a time to wait");
+        // It need not read what is too long to the end.
+        let _ = stream.write_all(format!("{question}\n").as_bytes());
+        let mut line = String::new();
+        BufReader::new(stream)
+            .read_line(&mut line)
+            .expect("an answer");
+        let answer: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(error.contains(words), "{question:.80}: {answer}");
+    }
 }
 
 #[test]
