@@ -9,7 +9,8 @@ use common::cluster::Cluster;
 use serde_json::Value;
 use watari_testkit::wait_until;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Longer than an agent takes until it looks at everything by itself.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whether the agent of each node runs, as `get nodes` tells.
 fn running(lab: &TestLab) -> Vec<bool> {

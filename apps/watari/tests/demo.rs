@@ -46,6 +46,9 @@ fn it_holds_all_that_it_shows_and_may_be_repeated() {
             "a pod reaches every pod on every node without NAT: 36 of 36",
             "an agent on a node reaches every pod on that node: 6 of 6",
             "reaches every pod on every node without NAT: 18 of 18",
+            "node node1: healthy",
+            "default/web-1 to default/web-2 on its node: direct",
+            "default/web-1 to default/web-3 on another node: direct",
         ] {
             assert!(report.contains(line), "no line {line:?} in:\n{report}");
         }

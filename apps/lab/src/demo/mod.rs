@@ -1,5 +1,6 @@
 //! `watari demo`: a lab brought up, shown, and held to what a pod network promises.
 
+mod datapath;
 mod probe;
 
 use std::io::Write;
@@ -54,8 +55,9 @@ pub fn demo(name: &Label, options: &Options, out: &mut impl Write) -> Result<boo
     let owners = owners(&lab, &places, out)?;
     let promises = promises(&places, out)?;
     let port = host_port(&places, out)?;
+    let datapath = datapath::show(&lab, &places, out)?;
     next(name, out)?;
-    Ok(owners && promises && port)
+    Ok(owners && promises && port && datapath)
 }
 
 fn title(out: &mut impl Write, text: &str) -> Result<()> {
