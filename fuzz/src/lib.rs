@@ -7,6 +7,8 @@
     reason = "a target fails by panicking"
 )]
 
+mod packets;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -19,13 +21,16 @@ use watari_ipam::{Document, IpamConf, Kind, Select, parse_node_file, parse_resol
 use watari_nft::attr::parse_attrs;
 use watari_nft::interval::{parse_marks, ranges_of};
 use watari_nft::message::parse_frames;
+use watari_nft::monitor::{Changed, read_changes};
 use watari_nft::object::{parse_comment, parse_elements, parse_generation};
+
+pub use packets::datapath;
 
 /// What a target is.
 pub type Target = fn(&[u8]);
 
 /// All, by the names of `fuzz_targets/` and `seeds/`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("cni_conf", cni_conf),
     ("cni_list", cni_list),
     ("cni_result", cni_result),
@@ -36,6 +41,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("nft_answer", nft_answer),
     ("netlink_answer", netlink_answer),
     ("result_cache", result_cache),
+    ("datapath", datapath),
 ];
 
 /// A network configuration, for each command and for each kind of address plugin.
@@ -125,6 +131,7 @@ pub fn lab_spec(bytes: &[u8]) {
 /// What the kernel answers on a netfilter socket, for nftables and connection tracking.
 pub fn nft_answer(bytes: &[u8]) {
     let _ = parse_comment(bytes);
+    let _ = read_changes(bytes, &mut Changed::default());
     let _ = parse_attrs(bytes);
     for frame in parse_frames(bytes).into_iter().flatten() {
         let _ = frame.outcome();

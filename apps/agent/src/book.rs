@@ -82,6 +82,11 @@ impl Book {
         Ok(changed)
     }
 
+    /// Lets the next use open the file anew.
+    pub fn reopen(&mut self) {
+        self.open = None;
+    }
+
     /// Lets the next [`Book::poll`] read whatever happened: after a commit of our own.
     pub fn forget(&mut self) {
         if let Some(open) = &mut self.open {

@@ -12,9 +12,11 @@ use watari_abi::Reason;
 use watari_bpf::{Datapath, Event as Told};
 use watari_model::{ClusterNode, IfName};
 use watari_netlink::{Event, Monitor, Snapshot};
+use watari_nft::masquerade::TABLE_NAME;
+use watari_nft::monitor::Monitor as RulesMonitor;
 use watari_reconcile::{Backoff, Reconciler, Report, Work};
 use watari_routes::masquerade;
-use watari_store::EndpointRecord;
+use watari_store::{EndpointRecord, StoreError};
 
 use crate::book::Book;
 use crate::cluster::Folder;
@@ -28,6 +30,7 @@ use crate::options::Options;
 use crate::packet::Headers;
 use crate::pinned::monotonic;
 use crate::protocol::Missing;
+use crate::recover::recover;
 use crate::sandbox::{Missed, is_gone, reclaim};
 use crate::server::{Listener, Request};
 use crate::uplinks::uplinks;
@@ -62,6 +65,8 @@ pub struct Daemon<K> {
     pub(crate) options: Options,
     reload: Reload<K>,
     monitor: Monitor,
+    /// None on a kernel without `nf_tables`.
+    rules: Option<RulesMonitor>,
     pub(crate) node: Node<K>,
     pub(crate) reconciler: Reconciler<Key, Object>,
     pub(crate) folder: Folder,
@@ -111,6 +116,7 @@ impl<K: Datapath> Daemon<K> {
             options,
             reload,
             monitor: Monitor::open()?,
+            rules: RulesMonitor::open().ok(),
         })
     }
 
@@ -164,6 +170,14 @@ impl<K: Datapath> Daemon<K> {
         self.trouble("events", drained);
         let heard = self.monitor.read().map(|events| self.hear(&events));
         self.trouble("monitor", heard.map_err(Into::into));
+        if let Some(rules) = &mut self.rules {
+            let heard = rules.read().map(|changes| {
+                if changes.concerns(TABLE_NAME) {
+                    self.reconciler.touch(&Key::Masquerade, now + TOGETHER);
+                }
+            });
+            self.trouble("nftables", heard.map_err(Into::into));
+        }
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.poll(now);
@@ -264,7 +278,12 @@ impl<K: Datapath> Daemon<K> {
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
         let cluster = self.folder.poll();
-        let records = self.node.book.poll();
+        let mut records = self.node.book.poll();
+        if let Err(StoreError::Damaged { .. }) = records {
+            let recovered = self.recover();
+            self.trouble("recovery", recovered);
+            records = self.node.book.poll();
+        }
         let changed = *records.as_ref().unwrap_or(&false);
         self.trouble("store", records.map(drop).map_err(Into::into));
         if cluster || changed {
@@ -281,6 +300,19 @@ impl<K: Datapath> Daemon<K> {
         if changed {
             self.reconciler.touch(&Key::Datapath, now);
         }
+    }
+
+    /// Makes a damaged store again.
+    fn recover(&mut self) -> Result<()> {
+        let options = &self.options;
+        let host = &mut self.node.host;
+        let found = recover(&options.data_dir, host, &options.namespaces)?;
+        if let Some(found) = found {
+            let what = format!("it was damaged: made again with {found} endpoints from the links");
+            self.log.note("node store", what);
+        }
+        self.node.book.reopen();
+        Ok(())
     }
 
     fn objects(&self) -> BTreeMap<Key, Object> {

@@ -22,6 +22,7 @@ mod options;
 mod packet;
 mod pinned;
 mod protocol;
+mod recover;
 mod run;
 mod sandbox;
 mod server;

@@ -18,6 +18,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Where the datapath is pinned.
     pub bpf_root: PathBuf,
+    /// The folders in which runtimes mount the namespaces of sandboxes.
+    pub namespaces: Vec<PathBuf>,
     /// How long a sandbox is missed before what it left is taken back.
     pub grace: Duration,
     /// How often everything is looked at.
@@ -34,6 +36,7 @@ impl Options {
             data_dir: watari_store::DEFAULT_DIR.into(),
             run_dir: "/run/watari".into(),
             bpf_root: watari_bpf::ROOT.into(),
+            namespaces: crate::recover::usual_namespaces(),
             grace: Duration::from_mins(5),
             survey: Duration::from_secs(30),
         }

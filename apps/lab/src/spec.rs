@@ -80,7 +80,7 @@ impl Default for Spec {
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             ipv6_pod_cidr: Ipv6Net::new_assert([0xfd10, 0x244, 0, 0, 0, 0, 0, 0].into(), 48),
             non_masquerade_cidrs: Vec::new(),
-            agent: false,
+            agent: true,
             mtu: 1500,
             conflist: None,
             cni_path: Vec::new(),
@@ -147,12 +147,12 @@ mod tests {
         assert_eq!((spec.nodes, spec.max_pods, spec.ipv6), (2, 30, true));
         assert_eq!(spec.subnet.to_string(), "10.1.0.0/24");
         let spec = Spec::parse(
-            "{fabric: l2, ipv4: false, podCIDR: 10.9.0.0/16, ipv6PodCIDR: 'fd09::/48', nonMasqueradeCIDRs: [10.0.0.0/8], agent: true}",
+            "{fabric: l2, ipv4: false, podCIDR: 10.9.0.0/16, ipv6PodCIDR: 'fd09::/48', nonMasqueradeCIDRs: [10.0.0.0/8], agent: false}",
         )
         .unwrap();
         assert_eq!(
             (spec.fabric, spec.ipv4, spec.agent),
-            (FabricKind::L2, false, true)
+            (FabricKind::L2, false, false)
         );
         assert_eq!(spec.pod_cidr.to_string(), "10.9.0.0/16");
         assert_eq!(spec.non_masquerade_cidrs.len(), 1);

@@ -13,8 +13,8 @@ const DOCUMENT: &str = "http://168.63.129.16/machine/plugins?comp=nmagent&type=g
 
 #[test]
 fn two_labs_of_the_same_addresses_do_not_meet() {
-    let one = TestLab::up("one", "nodes: 2");
-    let two = TestLab::up("two", "nodes: 2");
+    let one = TestLab::plain("one", "nodes: 2");
+    let two = TestLab::plain("two", "nodes: 2");
     for lab in [&one, &two] {
         assert_eq!(lab.sh("node2", "hostname"), "node2\n");
         lab.sh("node1", "ping -c1 -W2 10.240.0.105");
@@ -75,7 +75,7 @@ fn a_node_is_what_a_real_one_is() {
 
 #[test]
 fn the_fabric_answers_for_owned_addresses_alone() {
-    let lab = TestLab::up("arp", "nodes: 3");
+    let lab = TestLab::plain("arp", "nodes: 3");
     let arping = |address: &str| {
         let line = format!("arping -c1 -w1 -I eth0 {address} || true");
         lab.sh("node1", &line).to_lowercase()
@@ -97,7 +97,7 @@ fn the_fabric_answers_for_owned_addresses_alone() {
 
 #[test]
 fn each_node_gets_its_own_document() {
-    let lab = TestLab::up("wire", "{nodes: 2, maxPods: 3, ipv6: true}");
+    let lab = TestLab::plain("wire", "{nodes: 2, maxPods: 3, ipv6: true}");
     for (node, own, other) in [
         (
             "node1",
@@ -123,7 +123,7 @@ fn each_node_gets_its_own_document() {
 
 #[test]
 fn frames_with_a_false_source_are_dropped() {
-    let lab = TestLab::up("spoof", "{nodes: 3, ipv6: true}");
+    let lab = TestLab::plain("spoof", "{nodes: 3, ipv6: true}");
     let sources = [
         "ip saddr 10.240.0.4",
         "ip saddr 10.240.0.150",
@@ -180,13 +180,14 @@ fn an_up_killed_at_any_moment_leaves_nothing_after_down() {
     let lab = TestLab::new("kill");
     for round in 0..20_u64 {
         let mut up = lab.command(&["up"]).spawn().expect("start watari");
-        // An `up` takes some 40 ms; the moments are spread over it and a little beyond.
-        thread::sleep(Duration::from_millis(round * 5 / 2));
+        // An `up` takes some 40 ms, and ten times that with the agents; the moments are spread
+        // over it and a little beyond, most of them before the agents.
+        thread::sleep(Duration::from_millis(round * 5 / 2 + round * round));
         up.kill().expect("kill up");
         up.wait().expect("wait for up");
         if round % 4 == 3 {
             // Without a `down` between them, the next `up` clears the way, if there is need.
-            let again = lab.try_watari(&["up"]);
+            let again = lab.try_watari(&["up", "--no-agent"]);
             let words = String::from_utf8_lossy(&again.stderr).into_owned();
             assert!(
                 again.status.success() || words.contains("is up already"),
@@ -225,7 +226,7 @@ fn what_cannot_be_asked_is_told_from_what_is_wrong() {
         Some(2)
     );
     assert_eq!(lab.traces(), [""; 0]);
-    lab.watari(&["up", "--nodes", "1"]);
+    lab.watari(&["up", "--nodes", "1", "--no-agent"]);
     // An empty folder: nothing was applied, and that is said.
     let folder = lab.dir.path().join("deeper");
     std::fs::create_dir(&folder).unwrap();

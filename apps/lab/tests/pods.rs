@@ -146,7 +146,7 @@ fn carries_traffic(lab: &TestLab, web: &str) {
 
 #[test]
 fn containers_restart_as_the_policy_says() {
-    let lab = TestLab::up("restart", "nodes: 1");
+    let lab = TestLab::plain("restart", "nodes: 1");
     let pod = |name: &str, policy: &str, line: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  containers:\n  - {{name: c, command: [sh, -c, \"{line}\"]}}\n---\n"
@@ -188,7 +188,7 @@ fn containers_restart_as_the_policy_says() {
 
 #[test]
 fn a_pod_that_does_not_listen_is_killed_with_all_it_started() {
-    let lab = TestLab::up("deaf", "nodes: 1");
+    let lab = TestLab::plain("deaf", "nodes: 1");
     let file = lab.file("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: deaf}\nspec:\n  containers:\n  - {name: c, command: [sh, -c, \"trap '' TERM; setsid sleep 1000 & while :; do sleep 1; done\"]}\n");
     lab.watari(&["apply", "-f", &file]);
     lab.watari(&["delete", "pod", "deaf", "--grace-period", "1"]);
@@ -201,7 +201,7 @@ fn a_pod_that_does_not_listen_is_killed_with_all_it_started() {
 
 #[test]
 fn an_apply_killed_half_way_is_mended() {
-    let lab = TestLab::up("half", "nodes: 1");
+    let lab = TestLab::plain("half", "nodes: 1");
     let file = lab.file("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers: [{name: c, command: [sleep, '1000']}]\n");
     for round in 0..12_u64 {
         let mut apply = lab
@@ -228,7 +228,7 @@ fn an_apply_killed_half_way_is_mended() {
 
 #[test]
 fn a_wrong_manifest_is_named_and_the_others_run() {
-    let lab = TestLab::up("wrong", "nodes: 1");
+    let lab = TestLab::plain("wrong", "nodes: 1");
     let file = lab.file(
         "mixed.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: 1}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: lost}\nspec: {nodeName: nowhere, containers: [{name: c}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec: {containers: [{name: c}]}\n",

@@ -1,4 +1,5 @@
 //! Labs on one switch: nodes that no SDN helps reach each other's pods, and the world sees nodes.
+//! Without agents, so that the kernel's ordinary road carries all of it.
 
 mod common;
 
@@ -7,14 +8,14 @@ use common::cluster::Cluster;
 
 #[test]
 fn pods_of_ipv4_reach_each_other_and_the_world() {
-    let switch = Cluster::up("l2v4", "fabric: l2");
+    let switch = Cluster::up("l2v4", "agent: false, fabric: l2");
     switch.holds_the_three_requirements();
     switch.leads_out(&["192.0.2.1"]);
 }
 
 #[test]
 fn pods_of_ipv6_alone_reach_each_other_and_the_world() {
-    let switch = Cluster::up("l2v6", "fabric: l2, ipv4: false, ipv6: true");
+    let switch = Cluster::up("l2v6", "agent: false, fabric: l2, ipv4: false, ipv6: true");
     switch.holds_the_three_requirements();
     switch.leads_out(&["2001:db8::1"]);
     // Not one address of the other family.
@@ -26,14 +27,14 @@ fn pods_of_ipv6_alone_reach_each_other_and_the_world() {
 
 #[test]
 fn pods_of_both_families_reach_each_other_and_the_world_over_both() {
-    let switch = Cluster::up("l2dual", "fabric: l2, ipv6: true");
+    let switch = Cluster::up("l2dual", "agent: false, fabric: l2, ipv6: true");
     switch.holds_the_three_requirements();
     switch.leads_out(&["192.0.2.1", "2001:db8::1"]);
 }
 
 #[test]
 fn frames_as_large_as_the_file_says_cross_the_switch() {
-    let switch = Cluster::up("l2mtu", "fabric: l2, mtu: 9000, ipv6: true");
+    let switch = Cluster::up("l2mtu", "agent: false, fabric: l2, mtu: 9000, ipv6: true");
     // ICMP and IP headers take 28 bytes, 48 with IPv6; one byte more does not fit.
     for address in switch.addresses("b1") {
         let largest = if address.contains(':') { 8952 } else { 8972 };
@@ -45,7 +46,7 @@ fn frames_as_large_as_the_file_says_cross_the_switch() {
 
 #[test]
 fn the_switch_learns_macs_owns_nothing_and_filters_nothing() {
-    let lab = TestLab::up("l2mac", "{fabric: l2, nodes: 3}");
+    let lab = TestLab::up("l2mac", "{agent: false, fabric: l2, nodes: 3}");
     // Nobody answers for an address that no link has: another node's pod's, or nobody's.
     let arping = |address: &str| {
         let line = format!("arping -c1 -w1 -I eth0 {address} || true");
@@ -87,7 +88,7 @@ fn the_switch_learns_macs_owns_nothing_and_filters_nothing() {
 
 #[test]
 fn an_exception_of_the_file_is_not_masqueraded() {
-    let yaml = "{fabric: l2, nodes: 1, nonMasqueradeCIDRs: [192.0.2.0/24]}";
+    let yaml = "{agent: false, fabric: l2, nodes: 1, nonMasqueradeCIDRs: [192.0.2.0/24]}";
     let lab = TestLab::up("l2masq", yaml);
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c}]}\n";
     let file = lab.file("pod.yaml", pod);

@@ -8,6 +8,7 @@
 mod change;
 mod endpoint;
 mod error;
+mod forward;
 mod handle;
 mod monitor;
 mod netns;
@@ -21,6 +22,7 @@ mod sysctl;
 pub use change::{Change, NewRoute, OWN_PROTOCOL, RouteKind, RouteProtocol, Veth};
 pub use endpoint::{CreateError, Created, create, inspect, observe, remove};
 pub use error::NetlinkError;
+pub use forward::{Forwarded, Refusal, Way};
 pub use handle::Handle;
 #[doc(hidden)]
 pub use handle::read_datagram;

@@ -18,6 +18,7 @@ pub mod expr;
 pub mod interval;
 pub mod masquerade;
 pub mod message;
+pub mod monitor;
 pub mod object;
 pub mod portmap;
 mod socket;

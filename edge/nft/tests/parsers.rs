@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use watari_nft::attr::{Attrs, parse_attrs};
 use watari_nft::interval::{parse_marks, ranges_of};
 use watari_nft::message::parse_frames;
+use watari_nft::monitor::{Changed, read_changes};
 use watari_nft::object::{parse_comment, parse_elements, parse_generation, says};
 
 fn parse_all(bytes: &[u8]) {
@@ -15,6 +16,7 @@ fn parse_all(bytes: &[u8]) {
     let _ = parse_attrs(bytes);
     let _ = parse_elements(bytes);
     let _ = parse_marks(bytes).and_then(ranges_of);
+    let _ = read_changes(bytes, &mut Changed::default());
     let _ = parse_comment(bytes);
     let _ = parse_generation(bytes);
     let _ = says(bytes, &Attrs::new().nested(3, &Attrs::new().be32(1, 1)));

@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 mod ledger;
 mod open;
+mod replace;
 mod schema;
 mod tx;
 

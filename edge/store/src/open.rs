@@ -61,6 +61,10 @@ impl Store {
         })
     }
 
+    pub(crate) fn from_parts(conn: Connection, path: PathBuf) -> Self {
+        Self { conn, path }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -141,7 +145,7 @@ impl Drop for Rollback<'_> {
     }
 }
 
-fn connect(paths: &Paths, create: OpenFlags) -> Result<Connection, StoreError> {
+pub(crate) fn connect(paths: &Paths, create: OpenFlags) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
     let sql = |source| StoreError::from_sql(&paths.db, "open the store", source);
     let mut conn = Connection::open_with_flags(&paths.db, flags).map_err(|error| {

@@ -290,3 +290,43 @@ fn an_endpoint_remembers_its_pod_and_a_commit_is_noticed() {
     }
     assert_ne!(store.data_version().unwrap(), before);
 }
+
+#[test]
+fn a_damaged_store_is_replaced_by_what_is_known_and_a_whole_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let pool = pool("10.1.0.0/29"); // .2 to .6
+    let boot = boot(dir.path(), "one");
+    add(&Store::open_with(&path, &boot).unwrap(), &pool, "a", 0).unwrap();
+    let known = |tx: &watari_store::Tx<'_>| {
+        tx.adopt("node", "10.1.0.4".parse().unwrap(), &holder("b"), Millis(7))
+    };
+    let (store, replaced) = Store::replace_damaged(&path, &boot, known).unwrap();
+    assert!(!replaced);
+    assert_eq!(store.leases().unwrap().len(), 1);
+    drop(store);
+
+    for damage in ["", "this is no database", "gone"] {
+        let file = path.join("node.db");
+        if damage == "gone" {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            std::fs::write(&file, damage).unwrap();
+        }
+        let (store, replaced) = Store::replace_damaged(&path, &boot, known).unwrap();
+        assert!(replaced, "{damage:?}");
+        store.verify().unwrap();
+        let leases = store.leases().unwrap();
+        assert_eq!(leases.len(), 1);
+        assert_eq!(leases[0].address.to_string(), "10.1.0.4");
+        // The pool learns of it when it is built: nobody else gets it, and its holder keeps it.
+        let given: Vec<_> = ["c", "d", "b", "e"]
+            .map(|who| add(&store, &pool, who, 10).unwrap().to_string())
+            .into();
+        assert_eq!(given, ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"]);
+        drop(store);
+        Store::open_with(&path, &boot).unwrap();
+    }
+    let kept = std::fs::read(path.join("node.db.damaged")).unwrap();
+    assert_eq!(kept, b"this is no database");
+}

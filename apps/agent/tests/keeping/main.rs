@@ -4,4 +4,5 @@
 
 mod keep;
 mod reclaim;
+mod recover;
 mod world;

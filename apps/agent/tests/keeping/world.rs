@@ -55,6 +55,7 @@ impl Node {
             data_dir: self.netns.dir().join("state"),
             run_dir: self.netns.dir().join("run"),
             grace: Duration::from_secs(1),
+            namespaces: Vec::new(),
             survey: Duration::from_millis(300),
             ..Options::new("node1")
         }
@@ -147,6 +148,24 @@ impl Node {
     /// The same over a datapath that holds something.
     pub fn with<R: Send>(
         &self,
+        kernel: FakeDatapath,
+        work: impl FnOnce(&mut Agent) -> R + Send,
+    ) -> R {
+        self.run_agent(self.options(), kernel, work)
+    }
+
+    /// The same with other options.
+    pub fn with_options<R: Send>(
+        &self,
+        options: Options,
+        work: impl FnOnce(&mut Agent) -> R + Send,
+    ) -> R {
+        self.run_agent(options, FakeDatapath::default(), work)
+    }
+
+    fn run_agent<R: Send>(
+        &self,
+        options: Options,
         mut kernel: FakeDatapath,
         work: impl FnOnce(&mut Agent) -> R + Send,
     ) -> R {
@@ -155,7 +174,7 @@ impl Node {
             let links = host.links().unwrap().into_iter();
             kernel.links = links.map(|link| link.name).collect();
             let reload = Box::new(|| Ok(FakeDatapath::default()));
-            work(&mut Daemon::new(self.options(), kernel, reload).unwrap())
+            work(&mut Daemon::new(options, kernel, reload).unwrap())
         })
     }
 }

@@ -1,5 +1,8 @@
 //! A lab with pods that ask each other.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::TestLab;
@@ -12,7 +15,10 @@ fn pods() -> String {
         )
     };
     [
-        pod("a1", "node1", false, 80),
+        pod("a1", "node1", false, 80).replace(
+            "  - name: c\n",
+            "  - name: c\n    ports: [{containerPort: 80, hostPort: 8080}]\n",
+        ),
         pod("a2", "node1", false, 80),
         pod("b1", "node2", false, 80),
         pod("b2", "node2", false, 80),
@@ -27,6 +33,7 @@ pub struct Cluster {
     pub lab: TestLab,
     /// As many addresses as each pod and node shall have.
     families: usize,
+    known: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 impl Cluster {
@@ -38,24 +45,29 @@ impl Cluster {
         let six = usize::from(fields.contains("ipv6: true"));
         let four = usize::from(!fields.contains("ipv4: false"));
         let families = four + six;
-        Self { lab, families }
+        Self {
+            lab,
+            families,
+            known: RefCell::default(),
+        }
     }
 
     /// A pod's addresses.
     pub fn addresses(&self, pod: &str) -> Vec<String> {
-        let pod = self.lab.pod(pod).expect("the pod is listed");
-        let all: Vec<String> = serde_json::from_value(pod["podIPs"].clone()).expect("addresses");
+        let mut known = self.known.borrow_mut();
+        let look_up = || {
+            let pod = self.lab.pod(pod).expect("the pod is listed");
+            serde_json::from_value(pod["podIPs"].clone()).expect("addresses")
+        };
+        let all = known.entry(pod.to_owned()).or_insert_with(look_up);
         assert_eq!(all.len(), self.families, "{all:?}");
-        all
+        all.clone()
     }
 
-    /// Asks an address; who answered, and which address it saw. None without an answer.
+    /// Asks an address, with a port or without; who answered, and which address it saw. None without an answer.
     pub fn ask(&self, from: &str, address: &str) -> Option<(String, String)> {
-        let host = if address.contains(':') {
-            format!("[{address}]")
-        } else {
-            address.to_owned()
-        };
+        let bare = address.parse::<std::net::Ipv6Addr>();
+        let host = bare.map_or_else(|_| address.to_owned(), |six| format!("[{six}]"));
         let line = format!("curl -gsf --retry 5 --retry-connrefused -m5 http://{host}/");
         let output = self
             .lab
@@ -87,7 +99,7 @@ impl Cluster {
     }
 
     /// `from` reaches each of `to` at each address, and is seen with one of its own.
-    fn reach(&self, from: &str, own: &[String], to: &[&str]) {
+    pub fn reach(&self, from: &str, own: &[String], to: &[&str]) {
         for pod in to {
             for address in self.addresses(pod) {
                 let answer = self.ask(from, &address);

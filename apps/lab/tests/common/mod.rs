@@ -37,6 +37,14 @@ impl TestLab {
         lab
     }
 
+    /// The same without agents: for what is not about them, and quicker.
+    pub fn plain(hint: &str, yaml: &str) -> Self {
+        let lab = Self::new(hint);
+        let file = lab.file("lab.yaml", yaml);
+        lab.watari(&["up", "--no-agent", "-f", &file]);
+        lab
+    }
+
     /// Writes a file and gives its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);

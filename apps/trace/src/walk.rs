@@ -1,0 +1,225 @@
+//! From node to node.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use crate::model::{
+    Answer, Arrival, Ask, End, Hop, Journey, Kind, Masqueraded, Next, Party, Place, SCHEMA, Trace,
+};
+use crate::packet::Packet;
+
+/// Nodes that a packet comes by, at most: a way that is longer goes in circles.
+const NODES: usize = 8;
+
+/// The nodes that can be asked.
+pub trait Cluster {
+    /// Puts a question to a node.
+    fn ask(&mut self, node: &str, ask: &Ask) -> Result<Answer>;
+
+    /// The node that has an address, or whose pods' it is.
+    fn owner(&self, address: IpAddr) -> Option<String>;
+
+    /// The address of a node, of the family of `like`.
+    fn address(&self, node: &str, like: IpAddr) -> Option<IpAddr>;
+
+    /// Routers that a packet comes by from one node to another: each takes a hop.
+    fn routers(&self) -> u8;
+}
+
+/// What is to be traced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who sends it.
+    pub from: Party,
+    /// Whom it is for.
+    pub to: Party,
+    /// The packet.
+    pub packet: Packet,
+    /// The node where it is first seen.
+    pub node: String,
+    /// Where there.
+    pub place: Place,
+    /// Its answer is traced as well.
+    pub reply: bool,
+}
+
+/// What was on its way before, by node; and where that ended.
+struct Walk<'a, C> {
+    cluster: &'a mut C,
+    seen: BTreeMap<String, Vec<Arrival>>,
+}
+
+/// A way, and what its answer needs to know.
+struct Walked {
+    journey: Journey,
+    last: Packet,
+    node: String,
+    masqueraded: Option<Masqueraded>,
+}
+
+/// Follows the packet, and its answer if that is asked for.
+pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
+    let mut walk = Walk {
+        cluster,
+        seen: BTreeMap::new(),
+    };
+    let arrival = Arrival {
+        place: question.place,
+        packet: question.packet.clone(),
+        masqueraded: None,
+    };
+    let there = walk.follow(&question.node, arrival)?;
+    let mut reply = None;
+    if question.reply && there.journey.end.is_well() {
+        let packet = there.last.answered();
+        let place = match &there.journey.end {
+            End::Delivered { .. } => Some(Place::Pod {
+                address: there.last.destination,
+            }),
+            End::Node { .. } => Some(Place::Node),
+            _ => walk
+                .cluster
+                .address(&there.node, packet.destination)
+                .map(|address| Place::Uplink { address }),
+        };
+        if let Some(place) = place {
+            let arrival = Arrival {
+                place,
+                packet,
+                masqueraded: there.masqueraded,
+            };
+            reply = Some(walk.follow(&there.node, arrival)?.journey);
+        }
+    }
+    Ok(Trace {
+        schema: SCHEMA,
+        from: question.from.clone(),
+        to: question.to.clone(),
+        way: there.journey,
+        reply,
+    })
+}
+
+impl<C: Cluster> Walk<'_, C> {
+    fn follow(&mut self, node: &str, mut arrival: Arrival) -> Result<Walked> {
+        let packet = arrival.packet.clone();
+        let masquerading = arrival.masqueraded;
+        let mut node = node.to_owned();
+        let mut hops: Vec<Hop> = Vec::new();
+        let mut masqueraded = None;
+        for _ in 0..NODES {
+            let before = self.seen.entry(node.clone()).or_default();
+            let ask = Ask {
+                before: before.clone(),
+                now: arrival,
+            };
+            let answer = self.cluster.ask(&node, &ask)?;
+            before.push(ask.now);
+            hops.extend(answer.hops);
+            let (interface, next_hop, owner, mut going) = match answer.next {
+                Next::End(end) => {
+                    let last = hops
+                        .last()
+                        .map_or_else(|| packet.clone(), |hop| hop.went.clone());
+                    return Ok(Walked {
+                        journey: Journey { packet, hops, end },
+                        last,
+                        node,
+                        masqueraded,
+                    });
+                }
+                Next::Leaves {
+                    interface,
+                    next_hop,
+                    owner,
+                    packet,
+                    masqueraded: known,
+                } => {
+                    masqueraded = masqueraded.or(known);
+                    (interface, next_hop, owner, packet)
+                }
+            };
+            let Some((next, address)) = self.next(&node, owner, next_hop, going.destination) else {
+                let end = End::Left {
+                    node: node.clone(),
+                    interface,
+                    next_hop,
+                };
+                return Ok(Walked {
+                    journey: Journey { packet, hops, end },
+                    last: going,
+                    node,
+                    masqueraded,
+                });
+            };
+            let routers = self.cluster.routers();
+            if going.ttl <= routers {
+                let why = "its time to live ends in the network between the nodes".to_owned();
+                let end = End::NoWay {
+                    node: node.clone(),
+                    why,
+                };
+                return Ok(Walked {
+                    journey: Journey { packet, hops, end },
+                    last: going,
+                    node,
+                    masqueraded,
+                });
+            }
+            if routers > 0 {
+                going.ttl -= routers;
+                (going.source_mac, going.destination_mac) = (None, None);
+            }
+            node = next;
+            arrival = Arrival {
+                place: Place::Uplink { address },
+                packet: going,
+                masqueraded: masquerading,
+            };
+        }
+        let end = End::NoWay {
+            node: node.clone(),
+            why: "it goes from node to node in circles".to_owned(),
+        };
+        Ok(Walked {
+            last: packet.clone(),
+            journey: Journey { packet, hops, end },
+            node,
+            masqueraded,
+        })
+    }
+
+    /// The node that a packet comes to next, and the address by which it is known there.
+    fn next(
+        &self,
+        node: &str,
+        owner: Option<IpAddr>,
+        next_hop: IpAddr,
+        destination: IpAddr,
+    ) -> Option<(String, IpAddr)> {
+        let towards = owner.into_iter().chain([next_hop, destination]);
+        for address in towards {
+            let Some(found) = self.cluster.owner(address).filter(|found| found != node) else {
+                continue;
+            };
+            if let Some(own) = self.cluster.address(&found, destination) {
+                return Some((found, own));
+            }
+        }
+        None
+    }
+}
+
+impl Party {
+    /// Somebody outside.
+    pub fn outside(address: IpAddr) -> Self {
+        Self {
+            kind: Kind::Outside,
+            name: None,
+            address,
+            node: None,
+        }
+    }
+}
