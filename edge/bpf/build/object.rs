@@ -9,8 +9,9 @@ use std::{env, fs};
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER: &str = "bpf-linker";
 
-/// What of the environment chooses the compiler and the linker.
-pub const VARIABLES: &[&str] = &["WATARI_BPF_RUSTC", "PATH"];
+/// What of the environment chooses the compiler. `PATH` does too, but is another one in every
+/// shell.
+pub const VARIABLES: &[&str] = &["WATARI_BPF_RUSTC"];
 
 /// A compiler, and whether it brings the core library as source only.
 struct Compiler {

@@ -371,6 +371,14 @@ impl Hooks {
     }
 }
 
+/// Attaches a program by a filter at a link that has none.
+#[cfg(feature = "load")]
+pub(crate) fn try_filter(program: &ProgramFd, ifindex: u32) -> std::io::Result<()> {
+    let mut control = TrafficControl::open()?;
+    control.add_clsact(ifindex)?;
+    control.set_filter(ifindex, false, program, "watari_probe")
+}
+
 /// The filter or qdisc, or the link under it, is not there any more.
 fn is_gone(error: &std::io::Error) -> bool {
     matches!(
