@@ -86,6 +86,7 @@ fn quick_datapath_writes_whole_rows() {
         "ns/from_pod-remote/new/v6",
         "ns/from_uplink/new/v4",
         "memory/100000-connections",
+        "agent/rss/pods=2",
     ] {
         holds(&rows, case, &table);
     }

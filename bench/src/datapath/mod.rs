@@ -1,5 +1,6 @@
 //! The datapath beside the kernel's own road and beside the bare redirect.
 
+mod agent;
 mod bare;
 mod memory;
 mod nanos;
@@ -26,6 +27,8 @@ struct Sizes {
     bulk: (usize, Duration),
     /// Samples of a program's time.
     packets: usize,
+    /// Pods of the agent's node, looks at it, and how long each lasts.
+    agent: (usize, usize, Duration),
 }
 
 const FULL: Sizes = Sizes {
@@ -33,6 +36,7 @@ const FULL: Sizes = Sizes {
     round: Duration::from_millis(150),
     bulk: (30, Duration::from_millis(500)),
     packets: 2000,
+    agent: (100, 10, Duration::from_secs(3)),
 };
 
 const QUICK: Sizes = Sizes {
@@ -40,6 +44,7 @@ const QUICK: Sizes = Sizes {
     round: Duration::from_millis(20),
     bulk: (2, Duration::from_millis(60)),
     packets: 20,
+    agent: (2, 2, Duration::from_millis(100)),
 };
 
 /// What can be measured by itself.
@@ -53,6 +58,8 @@ pub enum Part {
     Programs,
     /// Memory of the tables.
     Memory,
+    /// Memory and time of an idle node's agent.
+    Agent,
 }
 
 /// The rows of one part, or of all.
@@ -68,6 +75,7 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
             Part::Bulk => bulks(sizes),
             Part::Programs => nanos::rows(sizes.packets),
             Part::Memory => memory::rows(),
+            Part::Agent => agent::rows(sizes.agent.0, sizes.agent.1, sizes.agent.2),
         };
         rows.extend(more.with_context(|| format!("cannot measure the part {part:?}"))?);
         eprintln!("measured: {part:?}");
