@@ -99,84 +99,76 @@ fn leaves_by(hop: &Hop) -> Option<String> {
     }
 }
 
-/// The lanes of a journey, and whether both are on one node.
+/// A hop with its number.
+type Numbered<'a> = (usize, &'a Hop);
+
+/// The lanes of a journey; one if the packet does not come as far as the other.
 fn lanes(journey: &Journey, from: &Party, to: &Party) -> (Lane, Option<Lane>) {
-    let numbered: Vec<(usize, &Hop)> = (1..).zip(&journey.hops).collect();
-    let first_node = numbered.first().map(|(_, hop)| hop.node.clone());
-    let last_node = numbered.last().map(|(_, hop)| hop.node.clone());
-    let starts_outside = from.kind == Kind::Outside;
-    let is_right = |hop: &Hop| {
-        let hook = hop.hook.as_deref();
-        starts_outside || Some(&hop.node) != first_node.as_ref() || hook == Some("to_pod")
+    let first_node = journey.hops.first().map(|hop| hop.node.clone());
+    let last_node = journey.hops.last().map(|hop| hop.node.clone());
+    let is_outside = from.kind == Kind::Outside;
+    let is_right = |(_, hop): &Numbered<'_>| {
+        let is_elsewhere = Some(&hop.node) != first_node.as_ref();
+        is_outside || is_elsewhere || hop.hook.as_deref() == Some("to_pod")
     };
-    let mut left = Lane {
-        node: first_node.clone().filter(|_| !starts_outside),
-        party: party(from),
-        rows: Vec::new(),
-        whole: true,
-    };
-    let mut right_rows = Vec::new();
-    let mut is_there = false;
-    for (number, hop) in &numbered {
-        if is_right(hop) {
-            is_there = true;
-            // Only the last node's are drawn; those between are named.
-            if Some(&hop.node) == last_node.as_ref() {
-                right_rows.extend(rows(*number, hop));
-            }
-            continue;
-        }
-        left.rows.extend(rows(*number, hop));
-        let stays = journey
-            .hops
-            .get(*number)
-            .is_some_and(|next| next.node == hop.node);
-        if !stays && let Some(interface) = leaves_by(hop) {
-            left.rows.push(Row::Place(interface));
-        }
-    }
+    let numbered = (1..).zip(&journey.hops);
+    let (rights, lefts): (Vec<Numbered<'_>>, Vec<_>) = numbered.partition(is_right);
+    let mut left = left_rows(journey, &lefts);
+    // Only the last node's are drawn; those between are named.
+    let at_last = rights
+        .iter()
+        .filter(|(_, hop)| Some(&hop.node) == last_node.as_ref());
+    let mut right: Vec<Row> = at_last
+        .flat_map(|(number, hop)| rows(*number, hop))
+        .collect();
     let last = journey.hops.last();
     if let Some(Decided::Deliver { interface, .. }) = last.map(|hop| &hop.verdict) {
-        right_rows.push(Row::Place(interface.clone()));
+        right.push(Row::Place(interface.clone()));
     }
+    let ending = if rights.is_empty() {
+        &mut left
+    } else {
+        &mut right
+    };
+    let is_told = matches!(ending.last(), Some(Row::End(_)));
     match &journey.end {
-        End::Dropped { reason, .. } => {
-            let rows = if is_there {
-                &mut right_rows
-            } else {
-                &mut left.rows
-            };
-            rows.push(Row::End(format!("dropped: {reason}")));
-        }
-        End::NoWay { why, .. } => {
-            let rows = if is_there {
-                &mut right_rows
-            } else {
-                &mut left.rows
-            };
-            if !matches!(rows.last(), Some(Row::End(_))) {
-                rows.push(Row::End(why.clone()));
-            }
-        }
+        End::Dropped { reason, .. } => ending.push(Row::End(format!("dropped: {reason}"))),
+        End::NoWay { why, .. } if !is_told => ending.push(Row::End(why.clone())),
         _ => {}
     }
     let whole = journey.end.is_well();
-    if !whole && !is_there {
+    let left = Lane {
+        node: first_node.filter(|_| !is_outside),
+        party: party(from),
+        rows: left,
+        whole: true,
+    };
+    if !whole && rights.is_empty() {
         return (left, None);
     }
     // The packet comes up in it.
-    right_rows.reverse();
-    pair(&mut right_rows);
+    right.reverse();
+    pair(&mut right);
     let right = Lane {
-        node: match journey.end {
-            End::Left { .. } => None,
-            _ => last_node,
-        },
+        node: last_node.filter(|_| !matches!(journey.end, End::Left { .. })),
         party: party(to),
-        rows: right_rows,
+        rows: right,
         whole,
     };
     (left, Some(right))
+}
+
+fn left_rows(journey: &Journey, hops: &[Numbered<'_>]) -> Vec<Row> {
+    let mut all = Vec::new();
+    for (number, hop) in hops {
+        all.extend(rows(*number, hop));
+        let next = journey.hops.get(*number);
+        let stays = next.is_some_and(|next| next.node == hop.node);
+        if !stays && let Some(interface) = leaves_by(hop) {
+            all.push(Row::Place(interface));
+        }
+    }
+    all
 }
 
 /// In a lane that goes up, what is said of a place stands below it again.
