@@ -3,7 +3,7 @@
 
 use crate::model::{Decided, End, Hop, Journey, Kind, Party, Stack};
 use crate::picture::canvas::{Canvas, clip};
-use crate::picture::{COLUMNS, verdict};
+use crate::picture::{COLUMNS, fold, verdict};
 
 /// Columns of a lane: half of the sheet, less the frames of nodes and what is between them.
 const LANE: usize = 46;
@@ -12,6 +12,8 @@ const LEFT: usize = 1;
 const RIGHT: usize = COLUMNS - 1 - LANE;
 /// The way in a lane is drawn in this column of it.
 const SPINE: usize = 6;
+/// Columns for what is said beside it.
+const BESIDE: usize = LANE - SPINE - 3;
 
 /// One side of the drawing, from top to bottom.
 struct Lane {
@@ -80,10 +82,11 @@ fn stack_rows(number: usize, is_first: bool, stack: &Stack) -> Vec<Row> {
             ..
         } => {
             let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
-            let mut said = vec![format!("{number}routes: {interface}{via}")];
-            said.extend(masqueraded.map(|outside| format!("masqueraded as {outside}")));
-            said.extend(unmasqueraded.map(|pod| format!("translated back to {pod}")));
-            said
+            let back = unmasqueraded.map(|pod| format!("{number}translated back to {pod}"));
+            let number = if back.is_some() { "" } else { &number };
+            let routes = format!("{number}routes: {interface}{via}");
+            let outside = masqueraded.map(|outside| format!("masqueraded as {outside}"));
+            back.into_iter().chain([routes]).chain(outside).collect()
         }
     };
     said.into_iter().map(Row::Beside).collect()
@@ -219,13 +222,23 @@ impl Lane {
                     canvas.put(column + 3, at, &clip(name, LANE - 4));
                 }
                 Row::Beside(text) => {
-                    canvas.put(spine, at, way);
-                    canvas.put(spine + 2, at, &clip(text, LANE - SPINE - 3));
+                    for line in fold(text, BESIDE) {
+                        canvas.put(spine, at, way);
+                        canvas.put(spine + 2, at, &clip(&line, BESIDE));
+                        at += 1;
+                    }
+                    continue;
                 }
                 Row::End(text) => {
                     canvas.put(spine, at, "╳");
-                    canvas.put(spine + 2, at, &clip(text, LANE - SPINE - 3));
                     on_way = up;
+                    for (row, line) in (at..).zip(fold(text, BESIDE)) {
+                        if on_way && row > at {
+                            canvas.put(spine, row, "│");
+                        }
+                        canvas.put(spine + 2, row, &clip(&line, BESIDE));
+                        at = row;
+                    }
                 }
             }
             at += 1;
@@ -290,9 +303,14 @@ fn turn(canvas: &mut Canvas, row: usize, (down, up): (usize, usize), label: &str
     }
 }
 
-/// What is said of the network between two nodes.
+/// What is said of the network between two nodes: to which neighbour the packet goes, and the nodes
+/// in between that are not drawn.
 fn between(journey: &Journey) -> String {
     let hops = &journey.hops;
+    let mut label = match &journey.end {
+        End::Left { next_hop, .. } => format!("to {next_hop}"),
+        _ => hops.iter().find_map(neighbour).unwrap_or_default(),
+    };
     let ends = [hops.first(), hops.last()].map(|hop| hop.map(|hop| &hop.node));
     let mut others: Vec<&str> = Vec::new();
     for hop in hops {
@@ -300,9 +318,24 @@ fn between(journey: &Journey) -> String {
             others.push(&hop.node);
         }
     }
-    if others.is_empty() {
+    if !others.is_empty() {
+        label = format!("{label}, by {}", others.join(", "));
+    }
+    if label.is_empty() {
         "the network".to_owned()
     } else {
-        format!("the network, and {}", others.join(", "))
+        label
     }
+}
+
+/// To whom a hop sends a packet out of its node.
+fn neighbour(hop: &Hop) -> Option<String> {
+    let next_hop = match (&hop.verdict, &hop.stack) {
+        (Decided::Forward { next_hop, .. }, _) => *next_hop,
+        (_, Some(Stack::Out { via, .. })) => via.unwrap_or(hop.went.destination),
+        _ => return None,
+    };
+    let mac = hop.went.destination_mac;
+    let mac = mac.map(|mac| format!(" ({mac})")).unwrap_or_default();
+    Some(format!("to {next_hop}{mac}"))
 }
