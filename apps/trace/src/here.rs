@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use watari_abi::{Address, Endpoint};
 use watari_model::{IfName, MacAddr};
 use watari_netlink::{Handle, Link, SeenNeighbour};
@@ -138,7 +139,7 @@ fn pod(record: EndpointRecord) -> Pod {
     let inside = record.tables.pod;
     Pod {
         name: record.pod.map(|pod| pod.to_string()),
-        addresses: inside.addresses.iter().map(|net| net.addr()).collect(),
+        addresses: inside.addresses.iter().map(IpNet::addr).collect(),
         link: record.host_ifname,
         mac: inside.mac,
         host_mac: record.tables.host.mac,

@@ -25,7 +25,7 @@ pub enum Protocol {
     Tcp,
     /// A datagram.
     Udp,
-    /// An echo request, answered by its reply; ICMPv6 between IPv6 addresses.
+    /// An echo request, answered by its reply; `ICMPv6` between IPv6 addresses.
     Icmp,
 }
 
@@ -70,6 +70,7 @@ pub struct Packet {
 
 impl Packet {
     /// The packet that answers this one, with hops of its own.
+    #[must_use]
     pub fn answered(&self) -> Self {
         Self {
             source_mac: None,

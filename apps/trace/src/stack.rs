@@ -100,7 +100,6 @@ impl Node {
                 let why = "its time to live ends here, and the sender is told so";
                 return Ok(self.refused(packet, why));
             }
-            packet.ttl -= 1;
         }
         let mtu = self.kernel.borrow().mtu(out.index, out.mtu, is_ipv4);
         if packet.length() as u64 > u64::from(mtu) {
@@ -110,6 +109,9 @@ impl Node {
                 self.here.link_name(out.index)
             );
             return Ok(self.refused(packet, &why));
+        }
+        if !is_own {
+            packet.ttl -= 1;
         }
         let before = packet.source;
         let masqueraded = self.masquerade(&packet)?;

@@ -121,7 +121,7 @@ impl Context<'_> {
         match step {
             Step::Packet { tuple } => told("packet", ends(tuple), None, "read"),
             Step::Endpoint { .. } | Step::Link { .. } | Step::Remote { .. } => self.place(step),
-            Step::Connection { .. } | Step::Opened { .. } | Step::Untracked => self.tracked(step),
+            Step::Connection { .. } | Step::Opened { .. } | Step::Untracked => Self::tracked(step),
             Step::Fragment { key, found } => told(
                 watari_abi::maps::FRAGMENTS,
                 format!("{} → {}", ip(&key.source), ip(&key.destination)),
@@ -227,7 +227,7 @@ impl Context<'_> {
         }
     }
 
-    fn tracked(&self, step: &Step) -> Told {
+    fn tracked(step: &Step) -> Told {
         match step {
             Step::Connection {
                 key,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::model::{
-    Answer, Arrival, Ask, End, Hop, Journey, Kind, Masqueraded, Next, Party, Place, SCHEMA, Trace,
+    Answer, Arrival, Ask, End, Journey, Kind, Masqueraded, Next, Party, Place, SCHEMA, Trace,
 };
 use crate::packet::Packet;
 
@@ -102,93 +102,97 @@ pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
     })
 }
 
+/// What comes after a node.
+enum After {
+    /// Another one.
+    Node(String, Arrival),
+    /// The end, and the packet as it was then.
+    End(End, Packet),
+}
+
 impl<C: Cluster> Walk<'_, C> {
     fn follow(&mut self, node: &str, mut arrival: Arrival) -> Result<Walked> {
         let packet = arrival.packet.clone();
-        let masquerading = arrival.masqueraded;
-        let mut node = node.to_owned();
-        let mut hops: Vec<Hop> = Vec::new();
-        let mut masqueraded = None;
-        for _ in 0..NODES {
-            let before = self.seen.entry(node.clone()).or_default();
-            let ask = Ask {
-                before: before.clone(),
-                now: arrival,
-            };
-            let answer = self.cluster.ask(&node, &ask)?;
-            before.push(ask.now);
-            hops.extend(answer.hops);
-            let (interface, next_hop, owner, mut going) = match answer.next {
-                Next::End(end) => {
-                    let last = hops
-                        .last()
-                        .map_or_else(|| packet.clone(), |hop| hop.went.clone());
-                    return Ok(Walked {
-                        journey: Journey { packet, hops, end },
-                        last,
-                        node,
-                        masqueraded,
-                    });
-                }
-                Next::Leaves {
-                    interface,
-                    next_hop,
-                    owner,
-                    packet,
-                    masqueraded: known,
-                } => {
-                    masqueraded = masqueraded.or(known);
-                    (interface, next_hop, owner, packet)
-                }
-            };
-            let Some((next, address)) = self.next(&node, owner, next_hop, going.destination) else {
-                let end = End::Left {
-                    node: node.clone(),
-                    interface,
-                    next_hop,
-                };
-                return Ok(Walked {
-                    journey: Journey { packet, hops, end },
-                    last: going,
-                    node,
-                    masqueraded,
-                });
-            };
-            let routers = self.cluster.routers();
-            if going.ttl <= routers {
-                let why = "its time to live ends in the network between the nodes".to_owned();
-                let end = End::NoWay {
-                    node: node.clone(),
-                    why,
-                };
-                return Ok(Walked {
-                    journey: Journey { packet, hops, end },
-                    last: going,
-                    node,
-                    masqueraded,
-                });
-            }
-            if routers > 0 {
-                going.ttl -= routers;
-                (going.source_mac, going.destination_mac) = (None, None);
-            }
-            node = next;
-            arrival = Arrival {
-                place: Place::Uplink { address },
-                packet: going,
-                masqueraded: masquerading,
-            };
-        }
-        let end = End::NoWay {
-            node: node.clone(),
-            why: "it goes from node to node in circles".to_owned(),
-        };
-        Ok(Walked {
+        let mut walked = Walked {
             last: packet.clone(),
-            journey: Journey { packet, hops, end },
-            node,
-            masqueraded,
-        })
+            node: node.to_owned(),
+            masqueraded: None,
+            journey: Journey {
+                packet,
+                hops: Vec::new(),
+                end: End::NoWay {
+                    node: node.to_owned(),
+                    why: "it goes from node to node in circles".to_owned(),
+                },
+            },
+        };
+        for _ in 0..NODES {
+            match self.visit(arrival, &mut walked)? {
+                After::Node(node, next) => {
+                    walked.node = node;
+                    arrival = next;
+                }
+                After::End(end, last) => {
+                    walked.journey.end = end;
+                    walked.last = last;
+                    break;
+                }
+            }
+        }
+        Ok(walked)
+    }
+
+    /// Asks the node where the packet is.
+    fn visit(&mut self, arrival: Arrival, walked: &mut Walked) -> Result<After> {
+        let node = walked.node.clone();
+        let answers = arrival.masqueraded;
+        let before = self.seen.entry(node.clone()).or_default();
+        let ask = Ask {
+            before: before.clone(),
+            now: arrival,
+        };
+        let answer = self.cluster.ask(&node, &ask)?;
+        before.push(ask.now);
+        let went = answer.hops.last().map(|hop| hop.went.clone());
+        walked.journey.hops.extend(answer.hops);
+        let (interface, next_hop, owner, mut packet) = match answer.next {
+            Next::End(end) => {
+                return Ok(After::End(end, went.unwrap_or_else(|| walked.last.clone())));
+            }
+            Next::Leaves {
+                interface,
+                next_hop,
+                owner,
+                packet,
+                masqueraded,
+            } => {
+                walked.masqueraded = walked.masqueraded.or(masqueraded);
+                (interface, next_hop, owner, packet)
+            }
+        };
+        let Some((next, address)) = self.next(&node, owner, next_hop, packet.destination) else {
+            let end = End::Left {
+                node,
+                interface,
+                next_hop,
+            };
+            return Ok(After::End(end, packet));
+        };
+        let routers = self.cluster.routers();
+        if packet.ttl <= routers {
+            let why = "its time to live ends in the network between the nodes".to_owned();
+            return Ok(After::End(End::NoWay { node, why }, packet));
+        }
+        if routers > 0 {
+            packet.ttl -= routers;
+            (packet.source_mac, packet.destination_mac) = (None, None);
+        }
+        let arrival = Arrival {
+            place: Place::Uplink { address },
+            packet,
+            masqueraded: answers,
+        };
+        Ok(After::Node(next, arrival))
     }
 
     /// The node that a packet comes to next, and the address by which it is known there.

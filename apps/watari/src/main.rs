@@ -12,6 +12,7 @@ mod flows;
 mod lab;
 mod place;
 mod status;
+mod trace;
 
 use std::fs;
 use std::io;
@@ -35,6 +36,9 @@ enum Command {
     Status(status::Args),
     Flows(flows::Args),
     Drops(drops::Args),
+    Trace(trace::Args),
+    #[command(hide = true)]
+    TraceNode(trace::NodeArgs),
     Cni(cni::Args),
     Echo(echo::Args),
     Lab(lab::Args),
@@ -57,6 +61,8 @@ impl Command {
             Self::Status(args) => args.run(),
             Self::Flows(args) => args.run(),
             Self::Drops(args) => args.run(),
+            Self::Trace(args) => args.run(),
+            Self::TraceNode(args) => args.run(),
             Self::Cni(args) => args.run(),
             Self::Echo(args) => args.run(),
             Self::Lab(args) => args.run(),

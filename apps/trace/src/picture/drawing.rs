@@ -3,7 +3,7 @@
 
 use crate::model::{Decided, End, Hop, Journey, Kind, Party, Stack};
 use crate::picture::canvas::{Canvas, clip};
-use crate::picture::{COLUMNS, verdict};
+use crate::picture::{COLUMNS, fold, verdict};
 
 /// Columns of a lane: half of the sheet, less the frames of nodes and what is between them.
 const LANE: usize = 46;
@@ -12,6 +12,8 @@ const LEFT: usize = 1;
 const RIGHT: usize = COLUMNS - 1 - LANE;
 /// The way in a lane is drawn in this column of it.
 const SPINE: usize = 6;
+/// Columns for what is said beside it.
+const BESIDE: usize = LANE - SPINE - 3;
 
 /// One side of the drawing, from top to bottom.
 struct Lane {
@@ -80,10 +82,11 @@ fn stack_rows(number: usize, is_first: bool, stack: &Stack) -> Vec<Row> {
             ..
         } => {
             let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
-            let mut said = vec![format!("{number}routes: {interface}{via}")];
-            said.extend(masqueraded.map(|outside| format!("masqueraded as {outside}")));
-            said.extend(unmasqueraded.map(|pod| format!("translated back to {pod}")));
-            said
+            let back = unmasqueraded.map(|pod| format!("{number}translated back to {pod}"));
+            let number = if back.is_some() { "" } else { &number };
+            let routes = format!("{number}routes: {interface}{via}");
+            let outside = masqueraded.map(|outside| format!("masqueraded as {outside}"));
+            back.into_iter().chain([routes]).chain(outside).collect()
         }
     };
     said.into_iter().map(Row::Beside).collect()
@@ -99,84 +102,76 @@ fn leaves_by(hop: &Hop) -> Option<String> {
     }
 }
 
-/// The lanes of a journey, and whether both are on one node.
+/// A hop with its number.
+type Numbered<'a> = (usize, &'a Hop);
+
+/// The lanes of a journey; one if the packet does not come as far as the other.
 fn lanes(journey: &Journey, from: &Party, to: &Party) -> (Lane, Option<Lane>) {
-    let numbered: Vec<(usize, &Hop)> = (1..).zip(&journey.hops).collect();
-    let first_node = numbered.first().map(|(_, hop)| hop.node.clone());
-    let last_node = numbered.last().map(|(_, hop)| hop.node.clone());
-    let starts_outside = from.kind == Kind::Outside;
-    let is_right = |hop: &Hop| {
-        let hook = hop.hook.as_deref();
-        starts_outside || Some(&hop.node) != first_node.as_ref() || hook == Some("to_pod")
+    let first_node = journey.hops.first().map(|hop| hop.node.clone());
+    let last_node = journey.hops.last().map(|hop| hop.node.clone());
+    let is_outside = from.kind == Kind::Outside;
+    let is_right = |(_, hop): &Numbered<'_>| {
+        let is_elsewhere = Some(&hop.node) != first_node.as_ref();
+        is_outside || is_elsewhere || hop.hook.as_deref() == Some("to_pod")
     };
-    let mut left = Lane {
-        node: first_node.clone().filter(|_| !starts_outside),
-        party: party(from),
-        rows: Vec::new(),
-        whole: true,
-    };
-    let mut right_rows = Vec::new();
-    let mut is_there = false;
-    for (number, hop) in &numbered {
-        if is_right(hop) {
-            is_there = true;
-            // Only the last node's are drawn; those between are named.
-            if Some(&hop.node) == last_node.as_ref() {
-                right_rows.extend(rows(*number, hop));
-            }
-            continue;
-        }
-        left.rows.extend(rows(*number, hop));
-        let stays = journey
-            .hops
-            .get(*number)
-            .is_some_and(|next| next.node == hop.node);
-        if !stays && let Some(interface) = leaves_by(hop) {
-            left.rows.push(Row::Place(interface));
-        }
-    }
+    let numbered = (1..).zip(&journey.hops);
+    let (rights, lefts): (Vec<Numbered<'_>>, Vec<_>) = numbered.partition(is_right);
+    let mut left = left_rows(journey, &lefts);
+    // Only the last node's are drawn; those between are named.
+    let at_last = rights
+        .iter()
+        .filter(|(_, hop)| Some(&hop.node) == last_node.as_ref());
+    let mut right: Vec<Row> = at_last
+        .flat_map(|(number, hop)| rows(*number, hop))
+        .collect();
     let last = journey.hops.last();
     if let Some(Decided::Deliver { interface, .. }) = last.map(|hop| &hop.verdict) {
-        right_rows.push(Row::Place(interface.clone()));
+        right.push(Row::Place(interface.clone()));
     }
+    let ending = if rights.is_empty() {
+        &mut left
+    } else {
+        &mut right
+    };
+    let is_told = matches!(ending.last(), Some(Row::End(_)));
     match &journey.end {
-        End::Dropped { reason, .. } => {
-            let rows = if is_there {
-                &mut right_rows
-            } else {
-                &mut left.rows
-            };
-            rows.push(Row::End(format!("dropped: {reason}")));
-        }
-        End::NoWay { why, .. } => {
-            let rows = if is_there {
-                &mut right_rows
-            } else {
-                &mut left.rows
-            };
-            if !matches!(rows.last(), Some(Row::End(_))) {
-                rows.push(Row::End(why.clone()));
-            }
-        }
+        End::Dropped { reason, .. } => ending.push(Row::End(format!("dropped: {reason}"))),
+        End::NoWay { why, .. } if !is_told => ending.push(Row::End(why.clone())),
         _ => {}
     }
     let whole = journey.end.is_well();
-    if !whole && !is_there {
+    let left = Lane {
+        node: first_node.filter(|_| !is_outside),
+        party: party(from),
+        rows: left,
+        whole: true,
+    };
+    if !whole && rights.is_empty() {
         return (left, None);
     }
     // The packet comes up in it.
-    right_rows.reverse();
-    pair(&mut right_rows);
+    right.reverse();
+    pair(&mut right);
     let right = Lane {
-        node: match journey.end {
-            End::Left { .. } => None,
-            _ => last_node,
-        },
+        node: last_node.filter(|_| !matches!(journey.end, End::Left { .. })),
         party: party(to),
-        rows: right_rows,
+        rows: right,
         whole,
     };
     (left, Some(right))
+}
+
+fn left_rows(journey: &Journey, hops: &[Numbered<'_>]) -> Vec<Row> {
+    let mut all = Vec::new();
+    for (number, hop) in hops {
+        all.extend(rows(*number, hop));
+        let next = journey.hops.get(*number);
+        let stays = next.is_some_and(|next| next.node == hop.node);
+        if !stays && let Some(interface) = leaves_by(hop) {
+            all.push(Row::Place(interface));
+        }
+    }
+    all
 }
 
 /// In a lane that goes up, what is said of a place stands below it again.
@@ -227,13 +222,23 @@ impl Lane {
                     canvas.put(column + 3, at, &clip(name, LANE - 4));
                 }
                 Row::Beside(text) => {
-                    canvas.put(spine, at, way);
-                    canvas.put(spine + 2, at, &clip(text, LANE - SPINE - 3));
+                    for line in fold(text, BESIDE) {
+                        canvas.put(spine, at, way);
+                        canvas.put(spine + 2, at, &clip(&line, BESIDE));
+                        at += 1;
+                    }
+                    continue;
                 }
                 Row::End(text) => {
                     canvas.put(spine, at, "╳");
-                    canvas.put(spine + 2, at, &clip(text, LANE - SPINE - 3));
                     on_way = up;
+                    for (row, line) in (at..).zip(fold(text, BESIDE)) {
+                        if on_way && row > at {
+                            canvas.put(spine, row, "│");
+                        }
+                        canvas.put(spine + 2, row, &clip(&line, BESIDE));
+                        at = row;
+                    }
                 }
             }
             at += 1;
@@ -298,9 +303,14 @@ fn turn(canvas: &mut Canvas, row: usize, (down, up): (usize, usize), label: &str
     }
 }
 
-/// What is said of the network between two nodes.
+/// What is said of the network between two nodes: to which neighbour the packet goes, and the nodes
+/// in between that are not drawn.
 fn between(journey: &Journey) -> String {
     let hops = &journey.hops;
+    let mut label = match &journey.end {
+        End::Left { next_hop, .. } => format!("to {next_hop}"),
+        _ => hops.iter().find_map(neighbour).unwrap_or_default(),
+    };
     let ends = [hops.first(), hops.last()].map(|hop| hop.map(|hop| &hop.node));
     let mut others: Vec<&str> = Vec::new();
     for hop in hops {
@@ -308,9 +318,24 @@ fn between(journey: &Journey) -> String {
             others.push(&hop.node);
         }
     }
-    if others.is_empty() {
+    if !others.is_empty() {
+        label = format!("{label}, by {}", others.join(", "));
+    }
+    if label.is_empty() {
         "the network".to_owned()
     } else {
-        format!("the network, and {}", others.join(", "))
+        label
     }
+}
+
+/// To whom a hop sends a packet out of its node.
+fn neighbour(hop: &Hop) -> Option<String> {
+    let next_hop = match (&hop.verdict, &hop.stack) {
+        (Decided::Forward { next_hop, .. }, _) => *next_hop,
+        (_, Some(Stack::Out { via, .. })) => via.unwrap_or(hop.went.destination),
+        _ => return None,
+    };
+    let mac = hop.went.destination_mac;
+    let mac = mac.map(|mac| format!(" ({mac})")).unwrap_or_default();
+    Some(format!("to {next_hop}{mac}"))
 }

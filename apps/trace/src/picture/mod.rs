@@ -15,10 +15,12 @@ const INDENT: usize = 21;
 
 /// Draws a trace and tells it.
 pub fn picture(trace: &Trace) -> String {
-    let mut text = format!("{}\n\n", heading(&trace.from, &trace.to, &trace.way.packet));
+    let heading = heading(&trace.from, &trace.to, &trace.way.packet);
+    let mut text = format!("{}\n\n", fold(&heading, COLUMNS).join("\n"));
     journey(&mut text, &trace.way, &trace.from, &trace.to);
     if let Some(reply) = &trace.reply {
-        let _ = write!(text, "\nThe answer: {}\n\n", reply.packet);
+        let answer = format!("The answer: {}", reply.packet);
+        let _ = write!(text, "\n{}\n\n", fold(&answer, COLUMNS).join("\n"));
         journey(&mut text, reply, &trace.to, &trace.from);
     }
     text
@@ -57,7 +59,8 @@ fn journey(text: &mut String, journey: &Journey, from: &Party, to: &Party) {
         text.push('\n');
         tell(text, number, hop);
     }
-    let _ = writeln!(text, "\n{}", end(&journey.end));
+    let end = fold(&end(&journey.end), COLUMNS).join("\n");
+    let _ = writeln!(text, "\n{end}");
 }
 
 fn tell(text: &mut String, number: usize, hop: &Hop) {
@@ -218,22 +221,24 @@ fn end(end: &End) -> String {
 
 /// A line with a name before it, folded at the last column.
 fn line(text: &mut String, name: &str, words: &str) {
-    let mut current = format!("     {name:<width$}", width = INDENT - 5);
-    let mut is_empty = true;
-    for word in words.split(' ') {
-        let width = current.chars().count() + 1 + word.chars().count();
-        if !is_empty && width > COLUMNS {
-            text.push_str(current.trim_end());
-            text.push('\n');
-            current = " ".repeat(INDENT);
-            is_empty = true;
-        }
-        if !is_empty {
-            current.push(' ');
-        }
-        current.push_str(word);
-        is_empty = false;
+    let mut name = name;
+    for line in fold(words, COLUMNS - INDENT) {
+        let _ = writeln!(text, "     {name:<width$}{line}", width = INDENT - 5);
+        name = "";
     }
-    text.push_str(current.trim_end());
-    text.push('\n');
+}
+
+/// Lines of at most so many columns, as far as words allow.
+fn fold(words: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
