@@ -21,6 +21,12 @@ const CORE_MAY_USE: &[&str] = &[
     "thiserror",
 ];
 
+/// Third-party crates a room of `kernel` may use: what compiles to eBPF, and allocates nothing.
+const KERNEL_MAY_USE: &[&str] = &["aya-ebpf", "zerocopy"];
+
+/// The room of `kernel` where the kernel's pointers are, and unsafe code may be.
+const PROGRAMS: &str = "kernel/programs";
+
 /// What reaches outside a program; in `core` it comes as an argument instead.
 const EFFECTS: &[&str] = &[
     "std::fs",
@@ -216,6 +222,41 @@ fn core_uses_no_crate_with_effects() -> Result<()> {
         "core is pure; if the crate has no effects, add it to CORE_MAY_USE:\n  {}",
         wrong.join("\n  ")
     );
+    Ok(())
+}
+
+#[test]
+fn kernel_uses_what_compiles_to_ebpf_alone() -> Result<()> {
+    let mut wrong = Vec::new();
+    let rooms = rooms()?;
+    let kernel: Vec<_> = rooms
+        .iter()
+        .filter(|r| Floor::of(&r.path) == Floor::Kernel)
+        .collect();
+    for room in &kernel {
+        for dependency in room.dependencies.iter().filter(|d| !d.ours && !d.for_tests) {
+            if !KERNEL_MAY_USE.contains(&dependency.name.as_str()) {
+                wrong.push(format!("{} uses {}", room.name, dependency.name));
+            }
+        }
+        let [library, program] =
+            ["src/lib.rs", "src/main.rs"].map(|file| root().join(&room.path).join(file));
+        let file = if library.exists() { library } else { program };
+        let source = std::fs::read_to_string(&file)?;
+        if !source.contains("#![no_std]") {
+            wrong.push(format!("{} is not no_std", room.name));
+        }
+        let unsafe_allowed = room.path == Path::new(PROGRAMS);
+        if !unsafe_allowed && !source.contains("#![forbid(unsafe_code)]") {
+            wrong.push(format!("{} does not forbid unsafe code", room.name));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "kernel compiles for the host and for eBPF:\n  {}",
+        wrong.join("\n  ")
+    );
+    assert!(kernel.len() >= 4, "rooms of kernel are missing");
     Ok(())
 }
 

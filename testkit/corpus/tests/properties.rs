@@ -278,7 +278,7 @@ fn translated(
     believed: (Who, u16),
 ) -> Vec<u8> {
     let mut scene = Scene::new(place, net, "translated");
-    let opened = net.tuple(opener, end, packet.protocol());
+    let tuple = net.tuple(opener, end, packet.protocol());
     let mut connection = scene.connection(State::Established, 0);
     connection.translation = Translation {
         address: net.of(believed.0).into(),
@@ -292,7 +292,7 @@ fn translated(
     } else {
         Table::Transient
     };
-    scene = scene.with(table, &opened, connection);
+    scene = scene.with(table, &tuple, connection);
     let mut desk = desk::desk(&scene.case.world, place.now);
     desk.run(Hook::FromUplink, Input::new(place.uplink, packet.bytes()))
         .bytes
