@@ -43,13 +43,16 @@ fn link<'a>(tables: &'a Endpoint, addresses: &'a [IpAddr]) -> PodLink<'a> {
 /// Registers a pod whose link stands, and attaches the programs to it.
 pub fn add(root: &Path, tables: &Endpoint) -> Result<(), CniError> {
     let Some(mut hooks) = open(root)? else {
-        // Only the runtime's log keeps this; a result has no place for it.
-        eprintln!(
-            "watari-cni: no datapath of this version is loaded below {}: {} takes the ordinary road \
-             until an agent attaches one",
-            root.display(),
-            tables.host.name
-        );
+        // On a node without an agent there is nothing to say. Only the runtime's log keeps this: a
+        // result has no place for it.
+        if root.exists() {
+            eprintln!(
+                "watari-cni: the datapath below {} is of another version: {} takes the ordinary road \
+                 until an agent attaches it",
+                root.display(),
+                tables.host.name
+            );
+        }
         return Ok(());
     };
     let addresses = addresses(tables);
