@@ -17,8 +17,8 @@ mod walk;
 
 pub use here::{Here, Pod};
 pub use model::{
-    Answer, Arrival, Ask, Decided, End, Hop, Journey, Kind, Masqueraded, Next, Party, Place,
-    SCHEMA, Stack, Told, Trace,
+    Answer, Arrival, Ask, Changed, Decided, End, Hop, Journey, Kind, Next, Party, Place, SCHEMA,
+    Stack, Told, Trace, Translated,
 };
 pub use node::{Node, Site, answer};
 pub use packet::{HOPS, Packet, Protocol, with_port};

@@ -1,6 +1,6 @@
 //! What a trace says; `--json` prints it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -168,9 +168,9 @@ pub enum Stack {
         /// It is masqueraded: the node's address that it gets.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         masqueraded: Option<IpAddr>,
-        /// Translated back: the pod that the connection is of.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        unmasqueraded: Option<IpAddr>,
+        /// What else it translates.
+        #[serde(skip_serializing_if = "Changed::is_none", default)]
+        changed: Changed,
     },
     /// To many.
     Group,
@@ -180,6 +180,28 @@ pub enum Stack {
         /// Why.
         why: String,
     },
+}
+
+/// What the stack's connection tracking makes of a packet's ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Changed {
+    /// It answers what was masqueraded: the pod that it is for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unmasqueraded: Option<IpAddr>,
+    /// It is for a host port: the pod's port behind it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub host_port: Option<SocketAddr>,
+    /// It answers what was for a host port: that port, from which it now comes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from_host_port: Option<SocketAddr>,
+}
+
+impl Changed {
+    /// Nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What became of a packet in the end.
@@ -264,19 +286,31 @@ pub struct Arrival {
     pub place: Place,
     /// The packet.
     pub packet: Packet,
-    /// It answers a packet that the stack masqueraded: who sent that.
+    /// It answers a packet that the stack translated: how.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub masqueraded: Option<Masqueraded>,
+    pub translated: Option<Translated>,
 }
 
-/// A connection that the stack masquerades.
+/// How the stack translates a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Masqueraded {
-    /// The pod.
-    pub pod: IpAddr,
-    /// The address that it has outside.
-    pub outside: IpAddr,
+#[serde(rename_all = "camelCase", tag = "by")]
+pub enum Translated {
+    /// A pod has a node's address outside.
+    #[serde(rename_all = "camelCase")]
+    Masquerade {
+        /// The pod.
+        pod: IpAddr,
+        /// The address that it has outside.
+        outside: IpAddr,
+    },
+    /// A port of a node leads to a pod.
+    #[serde(rename_all = "camelCase")]
+    HostPort {
+        /// The pod's port.
+        pod: SocketAddr,
+        /// The node's.
+        node: SocketAddr,
+    },
 }
 
 /// Where a packet comes to a node.
@@ -307,6 +341,9 @@ pub struct Answer {
     pub hops: Vec<Hop>,
     /// What follows.
     pub next: Next,
+    /// How the stack translated it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub translated: Option<Translated>,
 }
 
 /// Where a packet goes from a node.
@@ -327,8 +364,5 @@ pub enum Next {
         owner: Option<IpAddr>,
         /// As what.
         packet: Packet,
-        /// The stack masqueraded it.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        masqueraded: Option<Masqueraded>,
     },
 }

@@ -12,14 +12,14 @@ use watari_datapath::{Step, Verdict};
 use watari_model::MacAddr;
 use watari_netlink::Handle;
 use watari_nft::masquerade::Masquerading;
+use watari_nft::portmap::{Mapping, PortMaps};
 use watari_tables::{Hook as TableHook, HookAt, Masquerade};
 
 use crate::here::{Here, Pod};
-use crate::model::{Answer, Arrival, Ask, Decided, End, Hop, Masqueraded, Next, Place};
+use crate::model::{Answer, Arrival, Ask, Decided, End, Hop, Next, Place, Translated};
 use crate::packet::Packet;
 use crate::routes::{Kernel, routes};
 use crate::snapshot::Snapshot;
-use crate::stack::Handed;
 use crate::told::{Context, tell};
 
 /// Places on one node that a packet comes by: at most from a pod, by the stack, to a pod.
@@ -60,6 +60,7 @@ pub struct Node {
     pub(crate) here: Here,
     pub(crate) kernel: Rc<RefCell<Kernel>>,
     pub(crate) masquerade: Option<Masquerade>,
+    pub(crate) ports: Vec<Mapping>,
     snapshot: Option<Snapshot>,
 }
 
@@ -108,11 +109,14 @@ impl Node {
             here.learn(&snapshot.desk.endpoints);
         }
         let masquerade = Masquerading::open().and_then(|mut open| open.observe());
+        let mut ports = PortMaps::open().context("ask for host ports")?;
+        let ports = ports.list().context("ask for host ports")?;
         let links = here.links.clone();
         Ok(Self {
             here,
             kernel: Rc::new(RefCell::new(Kernel::new(handle, links))),
             masquerade: masquerade.context("ask who is masqueraded")?,
+            ports: ports.into_iter().map(|(mapping, _)| mapping).collect(),
             snapshot,
         })
     }
@@ -124,18 +128,25 @@ impl Node {
 
     /// Follows a packet to its end on this node.
     pub fn travel(&mut self, arrival: &Arrival) -> Result<Answer> {
-        let mut hops = Vec::new();
+        let mut answer = Answer {
+            hops: Vec::new(),
+            next: self.no_way("it comes by the same places again and again"),
+            translated: None,
+        };
         let mut at = self.start(arrival)?;
         for _ in 0..PLACES {
-            let (hop, onward) = self.decide(at, arrival.masqueraded.as_ref())?;
-            hops.push(hop);
+            let (hop, onward, translated) = self.decide(at, arrival.translated)?;
+            answer.hops.push(hop);
+            answer.translated = answer.translated.or(translated);
             match onward {
                 Onward::At(next) => at = next,
-                Onward::Next(next) => return Ok(Answer { hops, next }),
+                Onward::Next(next) => {
+                    answer.next = next;
+                    break;
+                }
             }
         }
-        let next = self.no_way("it comes by the same places again and again");
-        Ok(Answer { hops, next })
+        Ok(answer)
     }
 
     fn start(&self, arrival: &Arrival) -> Result<At> {
@@ -240,21 +251,24 @@ impl Node {
         })
     }
 
-    fn decide(&mut self, at: At, masqueraded: Option<&Masqueraded>) -> Result<(Hop, Onward)> {
+    fn decide(
+        &mut self,
+        at: At,
+        known: Option<Translated>,
+    ) -> Result<(Hop, Onward, Option<Translated>)> {
         let Said {
             verdict,
             packet,
             steps,
             note,
         } = self.run(&at)?;
+        let mut translated = None;
         let (decided, stack, went, onward) = match verdict {
             Verdict::Stack => {
-                let Handed {
-                    stack,
-                    packet,
-                    onward,
-                } = self.stack(&at, packet, masqueraded)?;
-                (Decided::Stack, Some(stack), packet, onward)
+                let handed = self.stack(&at, packet, known)?;
+                translated = handed.translated;
+                let stack = Some(handed.stack);
+                (Decided::Stack, stack, handed.packet, handed.onward)
             }
             other => {
                 let (decided, went, next) = self.conclude(other, at.index, packet, &steps);
@@ -281,7 +295,7 @@ impl Node {
             went,
             notes: note.into_iter().collect(),
         };
-        Ok((hop, onward))
+        Ok((hop, onward, translated))
     }
 
     /// What follows from a verdict that leaves the stack nothing to do.
@@ -321,7 +335,6 @@ impl Node {
                     next_hop,
                     owner: owner_of(steps),
                     packet: packet.clone(),
-                    masqueraded: None,
                 };
                 (decided, packet, next)
             }

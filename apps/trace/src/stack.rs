@@ -1,15 +1,16 @@
-//! What the node's stack does with a packet that it is given: its routes, and Watari's own
-//! masquerading. Rules of others are not looked at.
+//! What the node's stack does with a packet that it is given: its routes, Watari's own masquerading,
+//! and host ports. Rules of others are not looked at, nor whose source a host port rewrites.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use watari_abi::Hook;
 use watari_netlink::{Forwarded, Way};
+use watari_nft::portmap::Mapping;
 
-use crate::model::{End, Masqueraded, Next, Stack};
+use crate::model::{Changed, End, Next, Stack, Translated};
 use crate::node::{At, Node, Onward};
-use crate::packet::Packet;
+use crate::packet::{Packet, Protocol};
 use crate::routes::stack_forwards_ipv6;
 
 /// What the stack did.
@@ -17,6 +18,8 @@ pub(crate) struct Handed {
     pub stack: Stack,
     pub packet: Packet,
     pub onward: Onward,
+    /// How it translated the connection.
+    pub translated: Option<Translated>,
 }
 
 /// A way out.
@@ -24,7 +27,7 @@ struct Out {
     index: u32,
     via: Option<IpAddr>,
     mtu: Option<u32>,
-    unmasqueraded: Option<IpAddr>,
+    changed: Changed,
 }
 
 impl Node {
@@ -33,50 +36,94 @@ impl Node {
         &self,
         at: &At,
         mut packet: Packet,
-        masqueraded: Option<&Masqueraded>,
+        translated: Option<Translated>,
     ) -> Result<Handed> {
-        let back = masqueraded.filter(|known| known.outside == packet.destination);
-        if let Some(known) = back {
-            packet.destination = known.pod;
+        let mut changed = Changed::default();
+        match translated {
+            Some(Translated::Masquerade { pod, outside }) if outside == packet.destination => {
+                packet.destination = pod;
+                changed.unmasqueraded = Some(pod);
+            }
+            _ => {}
         }
-        let is_own = at.hook.is_none();
-        let way = self.kernel.borrow_mut().handle.way(&Forwarded {
-            source: Some(packet.source),
-            destination: packet.destination,
-            from_link: (!is_own).then_some(at.index),
-        })?;
-        Ok(match way {
-            Way::Local => {
-                let node = self.here.name.clone();
-                let onward = Onward::Next(Next::End(End::Node { node }));
-                Handed {
-                    stack: Stack::Local,
-                    packet,
-                    onward,
-                }
-            }
-            Way::Group => {
-                let onward = Onward::Next(self.no_way("it is for many; where to is not followed"));
-                Handed {
-                    stack: Stack::Group,
-                    packet,
-                    onward,
-                }
-            }
+        let mut way = self.way(at, &packet)?;
+        let mut now = None;
+        if way == Way::Local
+            && let Some(pod) = self.host_port(&packet)
+        {
+            let node = SocketAddr::new(packet.destination, packet.destination_port);
+            now = Some(Translated::HostPort { pod, node });
+            changed.host_port = Some(pod);
+            (packet.destination, packet.destination_port) = (pod.ip(), pod.port());
+            way = self.way(at, &packet)?;
+        }
+        if let Some(Translated::HostPort { pod, node }) = translated
+            && SocketAddr::new(packet.source, packet.source_port) == pod
+        {
+            changed.from_host_port = Some(node);
+            (packet.source, packet.source_port) = (node.ip(), node.port());
+        }
+        let mut handed = match way {
+            Way::Local => self.ended(Stack::Local, packet),
+            Way::Group => self.ended(Stack::Group, packet),
             Way::Refused(refusal) => self.refused(packet, refusal.words()),
             Way::Out {
                 index, via, mtu, ..
             } => {
-                let unmasqueraded = back.map(|known| known.pod);
                 let out = Out {
                     index,
                     via,
                     mtu,
-                    unmasqueraded,
+                    changed,
                 };
-                self.send(packet, is_own, &out)?
+                self.send(packet, at.hook.is_none(), &out)?
             }
-        })
+        };
+        handed.translated = handed.translated.or(now);
+        Ok(handed)
+    }
+
+    fn way(&self, at: &At, packet: &Packet) -> Result<Way> {
+        Ok(self.kernel.borrow_mut().handle.way(&Forwarded {
+            source: Some(packet.source),
+            destination: packet.destination,
+            from_link: at.hook.is_some().then_some(at.index),
+        })?)
+    }
+
+    /// The pod's port behind a port of this node. Answers ask nobody: their connection is known.
+    fn host_port(&self, packet: &Packet) -> Option<SocketAddr> {
+        let protocol = match packet.protocol {
+            Protocol::Tcp => watari_model::Protocol::Tcp,
+            Protocol::Udp => watari_model::Protocol::Udp,
+            Protocol::Icmp => return None,
+        };
+        let to = packet.destination;
+        let is_it = |mapping: &&Mapping| {
+            let (host, target) = (mapping.host, mapping.target);
+            let any = |address: IpAddr| address.is_unspecified() || address == to;
+            host.protocol == protocol
+                && host.port == packet.destination_port
+                && target.is_ipv4() == to.is_ipv4()
+                && host.address.is_none_or(any)
+        };
+        let mapping = self.ports.iter().filter(|_| !packet.answer).find(is_it)?;
+        Some(SocketAddr::new(mapping.target, mapping.target_port))
+    }
+
+    fn ended(&self, stack: Stack, packet: Packet) -> Handed {
+        let next = if stack == Stack::Local {
+            let node = self.here.name.clone();
+            Next::End(End::Node { node })
+        } else {
+            self.no_way("it is for many; where to is not followed")
+        };
+        Handed {
+            stack,
+            packet,
+            onward: Onward::Next(next),
+            translated: None,
+        }
     }
 
     fn refused(&self, packet: Packet, why: &str) -> Handed {
@@ -87,6 +134,7 @@ impl Node {
             },
             packet,
             onward: Onward::Next(self.no_way(&words)),
+            translated: None,
         }
     }
 
@@ -130,13 +178,11 @@ impl Node {
                 packet: packet.clone(),
             })
         } else {
-            let pod = before;
             Onward::Next(Next::Leaves {
                 interface: interface.clone(),
                 next_hop,
                 owner: None,
                 packet: packet.clone(),
-                masqueraded: masqueraded.map(|outside| Masqueraded { pod, outside }),
             })
         };
         let stack = Stack::Out {
@@ -144,12 +190,14 @@ impl Node {
             ifindex: out.index,
             via: out.via,
             masqueraded,
-            unmasqueraded: out.unmasqueraded,
+            changed: out.changed,
         };
+        let pod = before;
         Ok(Handed {
             stack,
             packet,
             onward,
+            translated: masqueraded.map(|outside| Translated::Masquerade { pod, outside }),
         })
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::model::{
-    Answer, Arrival, Ask, End, Journey, Kind, Masqueraded, Next, Party, Place, SCHEMA, Trace,
+    Answer, Arrival, Ask, End, Journey, Kind, Next, Party, Place, SCHEMA, Trace, Translated,
 };
 use crate::packet::Packet;
 
@@ -56,7 +56,7 @@ struct Walked {
     journey: Journey,
     last: Packet,
     node: String,
-    masqueraded: Option<Masqueraded>,
+    translated: Option<Translated>,
 }
 
 /// Follows the packet, and its answer if that is asked for.
@@ -68,7 +68,7 @@ pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
     let arrival = Arrival {
         place: question.place,
         packet: question.packet.clone(),
-        masqueraded: None,
+        translated: None,
     };
     let there = walk.follow(&question.node, arrival)?;
     let mut reply = None;
@@ -88,7 +88,7 @@ pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
             let arrival = Arrival {
                 place,
                 packet,
-                masqueraded: there.masqueraded,
+                translated: there.translated,
             };
             reply = Some(walk.follow(&there.node, arrival)?.journey);
         }
@@ -116,7 +116,7 @@ impl<C: Cluster> Walk<'_, C> {
         let mut walked = Walked {
             last: packet.clone(),
             node: node.to_owned(),
-            masqueraded: None,
+            translated: None,
             journey: Journey {
                 packet,
                 hops: Vec::new(),
@@ -145,7 +145,7 @@ impl<C: Cluster> Walk<'_, C> {
     /// Asks the node where the packet is.
     fn visit(&mut self, arrival: Arrival, walked: &mut Walked) -> Result<After> {
         let node = walked.node.clone();
-        let answers = arrival.masqueraded;
+        let answers = arrival.translated;
         let before = self.seen.entry(node.clone()).or_default();
         let ask = Ask {
             before: before.clone(),
@@ -155,6 +155,7 @@ impl<C: Cluster> Walk<'_, C> {
         before.push(ask.now);
         let went = answer.hops.last().map(|hop| hop.went.clone());
         walked.journey.hops.extend(answer.hops);
+        walked.translated = walked.translated.or(answer.translated);
         let (interface, next_hop, owner, mut packet) = match answer.next {
             Next::End(end) => {
                 return Ok(After::End(end, went.unwrap_or_else(|| walked.last.clone())));
@@ -164,11 +165,7 @@ impl<C: Cluster> Walk<'_, C> {
                 next_hop,
                 owner,
                 packet,
-                masqueraded,
-            } => {
-                walked.masqueraded = walked.masqueraded.or(masqueraded);
-                (interface, next_hop, owner, packet)
-            }
+            } => (interface, next_hop, owner, packet),
         };
         let Some((next, address)) = self.next(&node, owner, next_hop, packet.destination) else {
             let end = End::Left {
@@ -190,7 +187,7 @@ impl<C: Cluster> Walk<'_, C> {
         let arrival = Arrival {
             place: Place::Uplink { address },
             packet,
-            masqueraded: answers,
+            translated: answers,
         };
         Ok(After::Node(next, arrival))
     }

@@ -78,15 +78,24 @@ fn stack_rows(number: usize, is_first: bool, stack: &Stack) -> Vec<Row> {
             interface,
             via,
             masqueraded,
-            unmasqueraded,
+            changed,
             ..
         } => {
             let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
-            let back = unmasqueraded.map(|pod| format!("{number}translated back to {pod}"));
-            let number = if back.is_some() { "" } else { &number };
-            let routes = format!("{number}routes: {interface}{via}");
+            let back = changed.unmasqueraded;
+            let back = back.map(|pod| format!("translated back to {pod}"));
+            let mapped = changed.host_port.map(|pod| format!("host port of {pod}"));
+            let routes = format!("routes: {interface}{via}");
             let outside = masqueraded.map(|outside| format!("masqueraded as {outside}"));
-            back.into_iter().chain([routes]).chain(outside).collect()
+            let as_node = changed.from_host_port;
+            let as_node = as_node.map(|node| format!("translated back to {node}"));
+            let before = back.into_iter().chain(mapped);
+            let after = outside.into_iter().chain(as_node);
+            let mut said: Vec<String> = before.chain([routes]).chain(after).collect();
+            if let Some(first) = said.first_mut() {
+                first.insert_str(0, &number);
+            }
+            said
         }
     };
     said.into_iter().map(Row::Beside).collect()

@@ -173,10 +173,13 @@ fn stacked(stack: &Stack) -> String {
             ifindex,
             via,
             masqueraded,
-            unmasqueraded,
+            changed,
         } => {
             let mut words = String::new();
-            if let Some(pod) = unmasqueraded {
+            if let Some(pod) = changed.host_port {
+                let _ = write!(words, "that port of the node leads to {pod}; ");
+            }
+            if let Some(pod) = changed.unmasqueraded {
                 let _ = write!(
                     words,
                     "the answer to what it masqueraded, so it is for {pod}; "
@@ -194,6 +197,9 @@ fn stacked(stack: &Stack) -> String {
                     words,
                     "; masqueraded as {outside}, from a port that is drawn at random"
                 );
+            }
+            if let Some(node) = changed.from_host_port {
+                let _ = write!(words, "; it answers for the host port {node}");
             }
             words
         }

@@ -207,3 +207,9 @@ pub fn send(netns: &Netns, packet: &Packet) {
 
 /// Bytes of an Ethernet header.
 const LINK_HEADER: usize = 14;
+
+/// An address that the router has.
+pub fn world(v6: bool) -> IpAddr {
+    let text = if v6 { "fd20:0:0:1::fe" } else { "172.20.1.254" };
+    text.parse().unwrap()
+}

@@ -1,19 +1,14 @@
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use watari_abi::{Counter, Reason};
 use watari_nft::masquerade::Masquerading;
 use watari_tables::Masquerade;
+use watari_testbed::Node;
 use watari_trace::{Decided, End, Packet, Place, Protocol, Stack, Trace};
 
 use crate::catch::Catcher;
-use crate::stage::{BOTH, CROSS_NODE, FAMILIES, ROUTED, SAME_NODE, Stage, packet, send};
-
-/// An address that the router has.
-fn world(v6: bool) -> std::net::IpAddr {
-    let text = if v6 { "fd20:0:0:1::fe" } else { "172.20.1.254" };
-    text.parse().unwrap()
-}
+use crate::stage::{BOTH, CROSS_NODE, FAMILIES, ROUTED, SAME_NODE, Stage, packet, send, world};
 
 /// How long something may take: far longer than on any machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -145,6 +140,16 @@ fn a_spoofed_source_is_dropped_for_the_same_reason() {
     }
 }
 
+/// Gives a node without an uplink its address.
+fn own(node: &Node, address: IpAddr) {
+    node.run(&format!("ip address replace {address} dev lo"));
+    // IPv6's local route comes some time later.
+    watari_testkit::wait_until(PATIENCE, "the address to be the node's", || {
+        node.run(&format!("ip route get {address}"))
+            .contains("local")
+    });
+}
+
 /// What the node itself sends, the stack delivers, and the answer goes back by the stack.
 #[test]
 fn from_the_node_itself_and_back() {
@@ -152,7 +157,7 @@ fn from_the_node_itself_and_back() {
         let mut stage = Stage::new(SAME_NODE, attachment);
         for v6 in FAMILIES {
             let from = stage.bed.nodes[0].addresses()[usize::from(v6)];
-            stage.bed.nodes[0].run(&format!("ip address replace {from} dev lo"));
+            own(&stage.bed.nodes[0], from);
             let to = stage.server().address(v6);
             let packet = packet(Protocol::Udp, from, to);
             let traced = stage.trace_from(Place::Node, &packet, true);
@@ -262,7 +267,7 @@ fn without_a_datapath_the_ordinary_road_is_told() {
         let packet = packet(Protocol::Udp, from, to);
         // Nobody knows the pod where there is neither store nor datapath.
         let node = stage.bed.nodes[0].addresses()[usize::from(v6)];
-        stage.bed.nodes[0].run(&format!("ip address replace {node} dev lo"));
+        own(&stage.bed.nodes[0], node);
         let traced = stage.trace_from(Place::Uplink { address: node }, &packet, false);
         let hop = &traced.way.hops[0];
         assert!(!hop.attached && hop.notes[0].contains("no datapath is loaded"));
