@@ -1,9 +1,7 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteType};
 use nix::errno::Errno;
 
 use crate::change::family;

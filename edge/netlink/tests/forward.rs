@@ -150,3 +150,13 @@ fn only_the_stack_asks_where_a_source_belongs() {
         );
     });
 }
+
+#[test]
+fn the_nodes_own_way_is_found_in_both_families() {
+    within(&node(), |ask, up| {
+        for destination in ["10.9.1.7", "fd09:1::7"] {
+            let found = ask.handle.route_to(destination.parse().unwrap()).unwrap();
+            assert_eq!(found.map(|to| to.index), Some(up), "{destination}");
+        }
+    });
+}
