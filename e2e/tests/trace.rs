@@ -66,19 +66,6 @@ fn a_trace_through_a_lab_is_what_a_ping_sees() {
     let near = lab.pod("web-2", "node1");
     let far = lab.pod("web-3", "node2");
 
-    // Without agents: the ordinary road.
-    for (name, address) in [("web-2", &near), ("web-3", &far)] {
-        let traced = trace(&lab, name);
-        let hops = traced["way"]["hops"].as_array().expect("hops");
-        for hop in hops {
-            assert_eq!(hop["attached"], false, "{hop}");
-            let note = hop["notes"][0].as_str().expect("a note");
-            assert!(note.contains("no datapath is loaded"), "{note}");
-        }
-        assert_eq!(traced_ttl(&traced), real_ttl(&lab, address), "{traced:#}");
-    }
-
-    lab.watari(&["lab", "agent", "start"]);
     let traced = trace(&lab, "web-2");
     assert_eq!(verdicts(&traced["way"]), ["from_pod deliver"], "{traced:#}");
     assert_eq!(traced_ttl(&traced), real_ttl(&lab, &near), "{traced:#}");
@@ -102,4 +89,21 @@ fn a_trace_through_a_lab_is_what_a_ping_sees() {
     let (code, said) = status(&lab, &["web-1", "web-9"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("lab get pods"), "{said}");
+
+    // Without a datapath: the ordinary road.
+    lab.watari(&["lab", "agent", "stop"]);
+    for node in ["node1", "node2"] {
+        let words = ["lab", "exec", "--node", node, "--", &watari];
+        lab.watari(&[&words[..], &["agent", "--remove"]].concat());
+    }
+    for (name, address) in [("web-2", &near), ("web-3", &far)] {
+        let traced = trace(&lab, name);
+        let hops = traced["way"]["hops"].as_array().expect("hops");
+        for hop in hops {
+            assert_eq!(hop["attached"], false, "{hop}");
+            let note = hop["notes"][0].as_str().expect("a note");
+            assert!(note.contains("no datapath is loaded"), "{note}");
+        }
+        assert_eq!(traced_ttl(&traced), real_ttl(&lab, address), "{traced:#}");
+    }
 }

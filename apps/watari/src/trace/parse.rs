@@ -52,7 +52,8 @@ impl FromStr for Named {
         }
         let good = |part: &str| {
             let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-            !part.is_empty() && part.chars().all(inner)
+            let edge = |c: char| c.is_ascii_alphanumeric();
+            part.starts_with(edge) && part.ends_with(edge) && part.chars().all(inner)
         };
         let parts: Vec<&str> = name.split('/').collect();
         if parts.len() > 2 || !parts.iter().all(|part| good(part)) {
