@@ -10,7 +10,7 @@ use serde_json::Value;
 use watari_testkit::wait_until;
 
 /// Longer than an agent takes until it looks at everything by itself.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Whether the agent of each node runs, as `get nodes` tells.
 fn running(lab: &TestLab) -> Vec<bool> {
