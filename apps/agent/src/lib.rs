@@ -2,8 +2,8 @@
 //!
 //! One task owns everything ([`Daemon`]); it is woken five times a second, and by what the kernel
 //! tells of links, addresses, routes and neighbours. What is desired comes from the node store
-//! ([`book`]) and the cluster's folder ([`cluster`]); [`node`] brings the kernel there. Who asks
-//! over the socket ([`server`]) is served by tasks of their own, from what the daemon hands them.
+//! (`book`) and the cluster's folder (`cluster`); `node` brings the kernel there. Who asks
+//! over the socket (`server`) is served by tasks of their own, from what the daemon hands them.
 //!
 //! Nothing of forwarding ends with it: programs and tables are pinned.
 

@@ -37,7 +37,7 @@ pub struct Args {
     /// Who sends it: [NAMESPACE/]NAME of a pod, a node of a lab, or an address.
     #[arg(value_name = "FROM")]
     from: Named,
-    /// Whom it is for: the same, with `:PORT` for a connection; [ADDRESS]:PORT for IPv6.
+    /// Whom it is for: the same, with `:PORT` for a connection; `[ADDRESS]:PORT` for IPv6.
     #[arg(value_name = "TO[:PORT]")]
     to: Named,
     /// What the packet is; with a port tcp, without one icmp (an echo request).
