@@ -61,6 +61,7 @@ pub(crate) struct Plan {
 #[derive(FromZeros, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Packet {
+    // Of every packet, in as few lines of the cache as may be.
     pub(crate) tuple: Tuple,
     /// Of its connection.
     pub(crate) key: ConnectionKey,
@@ -72,18 +73,6 @@ pub struct Packet {
     pub(crate) end: u32,
     /// The pod that it is for, if it is one of this node.
     pub(crate) target: Endpoint,
-    /// The link to send it by.
-    pub(crate) out: u32,
-    /// The neighbour to send it to.
-    pub(crate) next_hop: Address,
-    /// How extension headers were passed, its own or those of the packet that it quotes.
-    pub(crate) walk: Walk,
-    /// The packet that it quotes, if it is an ICMP error.
-    pub(crate) quoted: Quoted,
-    /// How its connection begins, if it opens one.
-    pub(crate) plan: Plan,
-    /// Why it is dropped: a [`Reason`].
-    pub(crate) reason: u16,
     /// Which end of the key sent it.
     pub(crate) side: Side,
     pub(crate) kind: Kind,
@@ -94,6 +83,19 @@ pub struct Packet {
     pub(crate) part: Part,
     /// It is for a pod of this node.
     pub(crate) local: bool,
+    /// Why it is dropped: a [`Reason`].
+    pub(crate) reason: u16,
+    /// The link to send it by.
+    pub(crate) out: u32,
+    // Of some.
+    /// The neighbour to send it to.
+    pub(crate) next_hop: Address,
+    /// How its connection begins, if it opens one.
+    pub(crate) plan: Plan,
+    /// The packet that it quotes, if it is an ICMP error.
+    pub(crate) quoted: Quoted,
+    /// How extension headers were passed, its own or those of the packet that it quotes.
+    pub(crate) walk: Walk,
 }
 
 impl Default for Packet {

@@ -146,7 +146,9 @@ impl Family for V6 {
     #[inline(always)]
     fn is_local(address: &Address) -> bool {
         let [first, second, ..] = address.words[0].to_ne_bytes();
-        (first == 0xfe && second & 0xc0 == 0x80) || *address == Address::UNSPECIFIED
+        // By words: they were just written so, and a wider read would wait for the writes.
+        let [a, b, c, d] = address.words;
+        (first == 0xfe && second & 0xc0 == 0x80) || a | b | c | d == 0
     }
 
     // MLD (130 to 132, 143), NDP (133 to 137).
