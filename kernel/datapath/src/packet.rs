@@ -193,7 +193,7 @@ impl Packet {
         let key = fragment_key(&self.tuple, fragment);
         let found = env
             .fragment(&key)
-            .filter(|ports| now.wrapping_sub(ports.seen) < FRAGMENT);
+            .filter(|ports| state::is_recent(now, ports.seen, FRAGMENT));
         env.step(Step::Fragment {
             key,
             found: found.map(|found| *found),
