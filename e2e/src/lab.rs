@@ -25,12 +25,20 @@ pub struct TestLab {
 }
 
 impl TestLab {
-    /// Brings up a lab of so many nodes; `hint` makes its name readable, the process makes it unique.
-    /// Its plugin is that of `$WATARI_CNI`, else the one beside the test.
+    /// Brings up a lab of so many nodes, an agent in each; `hint` makes its name readable, the
+    /// process makes it unique. Its plugin is that of `$WATARI_CNI`, else the one beside the test.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn up(hint: &str, nodes: u16) -> Self {
+        Self::of(hint, &format!("{{nodes: {nodes}}}"))
+    }
+
+    /// The same by the fields of a `lab.yaml`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn of(hint: &str, fields: &str) -> Self {
         sweep();
         let name = format!("{PREFIX}{hint}-{}", std::process::id());
         // The value first: a lab that comes up half goes down too.
@@ -38,10 +46,12 @@ impl TestLab {
             name,
             dir: tempfile::tempdir().expect("make a folder"),
         };
-        let nodes = nodes.to_string();
+        let file = lab.dir.path().join("lab.yaml");
+        fs::write(&file, fields).expect("write lab.yaml");
+        let file = file.to_string_lossy();
         let plugin = std::env::var("WATARI_CNI").ok();
         let plugin = plugin.iter().flat_map(|path| ["--cni-bin", path]);
-        let up = ["lab", "up", "--nodes", &nodes];
+        let up = ["lab", "up", "-f", &file];
         lab.watari(&up.into_iter().chain(plugin).collect::<Vec<_>>());
         lab
     }
@@ -56,8 +66,15 @@ impl TestLab {
     /// # Panics
     /// When it fails; shows what it printed.
     pub fn watari(&self, words: &[&str]) -> String {
-        let watari = binary("watari");
-        let watari = watari.to_string_lossy();
+        self.watari_of(&binary("watari"), words)
+    }
+
+    /// The same by another build of `watari`.
+    ///
+    /// # Panics
+    /// When it fails; shows what it printed.
+    pub fn watari_of(&self, build: &Path, words: &[&str]) -> String {
+        let watari = build.to_string_lossy();
         // Before what `exec` passes on.
         let (own, passed) =
             words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
@@ -69,6 +86,14 @@ impl TestLab {
     /// # Panics
     /// When it does not come up.
     pub fn pod(&self, name: &str, node: &str) -> String {
+        self.pod_of(name, node).remove(0)
+    }
+
+    /// The same; gives its address of each family, IPv4 first.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn pod_of(&self, name: &str, node: &str) -> Vec<String> {
         let manifest = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
             "spec": { "nodeName": node, "containers": [
@@ -82,10 +107,13 @@ impl TestLab {
         let pods: Value = serde_json::from_str(&pods).expect("the pods, as JSON");
         let pods = pods["pods"].as_array().expect("a list of pods");
         let found = pods.iter().find(|pod| pod["name"] == name);
-        let address = found.and_then(|pod| pod["podIPs"][0].as_str());
-        address
-            .unwrap_or_else(|| panic!("pod {name} has no address: {pods:?}"))
-            .to_owned()
+        let addresses = found.map(|pod| serde_json::from_value(pod["podIPs"].clone()));
+        let addresses = addresses.and_then(Result::ok).unwrap_or_default();
+        assert!(
+            !Vec::is_empty(&addresses),
+            "pod {name} has no address: {pods:?}"
+        );
+        addresses
     }
 
     /// Ends pods of the lab and removes them.
@@ -164,6 +192,22 @@ fn sweep() {
             down(&name);
         }
     }
+}
+
+/// The build of `watari` with another layout of tables (feature `other-abi`), that upgrades go to and
+/// come from: `$WATARI_OTHER`.
+///
+/// # Panics
+/// When it is not built.
+pub fn other_build() -> PathBuf {
+    const HOW: &str = "cargo build -p watari --features other-abi --target-dir target/other-abi \
+                       && export WATARI_OTHER=$PWD/target/other-abi/debug/watari";
+    let path = std::env::var_os("WATARI_OTHER").map(PathBuf::from);
+    let path = path.unwrap_or_else(|| {
+        panic!("WATARI_OTHER does not name the build with another layout (./run test does): {HOW}")
+    });
+    assert!(path.is_file(), "{} is not built: {HOW}", path.display());
+    path
 }
 
 /// A built binary: in `$WATARI_BIN_DIR`, else beside the test.

@@ -10,3 +10,5 @@ pub mod http;
 pub mod image;
 pub mod lab;
 pub mod node;
+pub mod traffic;
+pub mod watch;

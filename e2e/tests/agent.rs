@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use watari_e2e::lab::{TestLab, binary};
+use watari_e2e::traffic::Traffic;
+use watari_e2e::watch::{self, Watch};
 use watari_testkit::wait_until;
 
 /// A survey comes every 30 s.
@@ -16,26 +18,11 @@ const SURVEY: Duration = Duration::from_secs(45);
 const SOON: Duration = Duration::from_secs(10);
 
 fn up(hint: &str) -> TestLab {
-    let lab = TestLab::up(hint, 2);
-    lab.watari(&["lab", "agent", "start"]);
-    lab
+    TestLab::up(hint, 2)
 }
 
-/// `watari WORDS --node node1 --json`, whatever it exits with.
 fn asked(lab: &TestLab, words: &[&str]) -> Vec<Value> {
-    let own = ["--lab", lab.name(), "--node", "node1", "--json"];
-    let output = Command::new(binary("watari"))
-        .args(words)
-        .args(own)
-        .output();
-    let output = output.expect("start watari");
-    assert!(
-        output.status.code().is_some_and(|code| code < 2),
-        "{words:?}: {output:?}"
-    );
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let line = |line| serde_json::from_str(line).expect("a line of JSON");
-    text.lines().map(line).collect()
+    watch::asked(lab, &binary("watari"), words)
 }
 
 fn status(lab: &TestLab) -> Value {
@@ -243,7 +230,7 @@ fn what_was_changed_behind_the_agents_back_is_repaired_and_told() {
 
 #[test]
 fn a_second_agent_is_refused_and_a_removed_one_leaves_nothing() {
-    let lab = TestLab::up("removed", 2);
+    let lab = TestLab::of("removed", "{nodes: 2, agent: false}");
     let web = lab.pod("web", "node1");
     lab.pod("client", "node1");
     let holdings = || {
@@ -279,4 +266,22 @@ fn a_second_agent_is_refused_and_a_removed_one_leaves_nothing() {
     assert!(said.contains("status 0"), "{said}");
     assert_eq!(holdings(), before);
     in_pod(&lab, "client", &["ping", "-c1", "-W2", &web]);
+}
+
+#[test]
+fn connections_outlive_the_first_installation_and_become_direct() {
+    let lab = TestLab::of("installs", "{nodes: 2, ipv6: true, agent: false}");
+    let [one, two] = ["one", "two"].map(|name| lab.pod_of(name, "node1"));
+    let far = lab.pod_of("far", "node2");
+    let traffic = Traffic::start(&lab, "one", &[("two", &two), ("far", &far)]);
+    lab.watari(&["lab", "agent", "start"]);
+    traffic.goes_on("installed");
+    let build = binary("watari");
+    let mut watch = Watch::start(&lab, &build, &one, traffic.connections());
+    for flow in watch.flows().filter(|flow| flow["protocol"] == "tcp") {
+        assert_eq!(flow["notes"], serde_json::json!(["picked-up"]), "{flow}");
+    }
+    traffic.goes_on("direct");
+    watch.holds(&lab, &build, &one, "at the end");
+    traffic.end();
 }

@@ -1,22 +1,29 @@
-//! Agents that are killed and started again, under traffic: no packet is lost, no connection
-//! forgotten, and pods are made and reached meanwhile.
+//! Agents that are killed, started again, and exchanged for those of a build with another layout of
+//! tables and back, under traffic: no packet is lost, no connection forgotten, and pods are made and
+//! reached meanwhile.
+//!
+//! Short in `./run test`, at full length with `WATARI_SOAK=1`.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
-use serde_json::Value;
-use watari_e2e::lab::{TestLab, binary};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use watari_e2e::lab::{TestLab, binary, other_build};
+use watari_e2e::node::unified;
+use watari_e2e::traffic::Traffic;
+use watari_e2e::watch::{Watch, asked};
 use watari_testkit::wait_until;
 
-/// How often agents are killed.
-fn rounds() -> u32 {
+/// Longer than an agent takes to load, or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: [&str; 2] = ["node1", "node2"];
+
+/// How often all of it happens.
+fn rounds() -> u64 {
     if std::env::var_os("WATARI_SOAK").is_some() {
         100
     } else {
@@ -24,228 +31,213 @@ fn rounds() -> u32 {
     }
 }
 
-/// `watari WORDS --node node1 --json`, whatever it exits with.
-fn asked(lab: &TestLab, words: &[&str]) -> Vec<Value> {
-    let own = ["--lab", lab.name(), "--node", "node1", "--json"];
-    let output = Command::new(binary("watari"))
-        .args(words)
-        .args(own)
-        .output();
-    let output = output.expect("start watari");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let line = |line| serde_json::from_str(line).expect("a line of JSON");
-    text.lines().map(line).collect()
+/// A lab under traffic.
+struct Soak {
+    lab: TestLab,
+    own: PathBuf,
+    other: PathBuf,
+    /// Of the pod that talks to the others.
+    one: Vec<String>,
+    /// Of the pod on the other node.
+    far: Vec<String>,
+    watch: Watch,
+    traffic: Traffic,
 }
 
-fn status(lab: &TestLab) -> Value {
-    let told = asked(lab, &["status"]).into_iter().next();
-    told.unwrap_or_default()
-}
-
-fn in_pod(lab: &TestLab, pod: &str, words: &[&str]) -> String {
-    lab.watari(&[&["lab", "exec", pod, "--"], words].concat())
-}
-
-/// A process in a pod, and by it the pod's network namespace.
-struct Inside {
-    child: Child,
-    namespace: File,
-}
-
-impl Inside {
-    fn of(lab: &TestLab, pod: &str) -> Self {
-        let child = Command::new(binary("watari"))
-            .args([
-                "lab",
-                "exec",
-                pod,
-                "--lab",
-                lab.name(),
-                "--",
-                "sleep",
-                "3600",
-            ])
-            .spawn()
-            .expect("start a process in a pod");
-        let path = format!("/proc/{}", child.id());
-        wait_until(
-            Duration::from_secs(10),
-            "the process to be in its pod",
-            || {
-                std::fs::read_to_string(format!("{path}/comm"))
-                    .is_ok_and(|name| name.trim() == "sleep")
-            },
-        );
-        let namespace = File::open(format!("{path}/ns/net")).expect("the pod's namespace");
-        Self { child, namespace }
-    }
-
-    /// A thread inside.
-    fn spawn<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
-        let namespace = self.namespace.try_clone().expect("clone a file");
-        std::thread::spawn(move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).expect("enter a pod (needs root)");
-            work()
-        })
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // It may have ended with its lab.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One TCP connection between two pods, with a question and its answer every ten milliseconds.
-struct Talk {
-    stop: Arc<AtomicBool>,
-    client: JoinHandle<io::Result<u64>>,
-    _ends: [Inside; 2],
-}
-
-impl Talk {
-    fn start(lab: &TestLab, from: &str, to: &str, address: &str, port: u16) -> Self {
-        let ends = [Inside::of(lab, from), Inside::of(lab, to)];
-        let (listens, listening) = mpsc::channel();
-        ends[1].spawn(move || -> io::Result<()> {
-            let listener = TcpListener::bind(("0.0.0.0", port))?;
-            listens.send(()).expect("somebody waits");
-            let (mut stream, _) = listener.accept()?;
-            stream.set_nodelay(true)?;
-            let mut word = [0; 8];
-            while stream.read_exact(&mut word).is_ok() {
-                stream.write_all(&word)?;
-            }
-            Ok(())
-        });
-        let wait = Duration::from_secs(10);
-        listening.recv_timeout(wait).expect("a server that listens");
-        let stop = Arc::new(AtomicBool::new(false));
-        let (until, address) = (stop.clone(), address.to_owned());
-        let client = ends[0].spawn(move || {
-            let mut stream = TcpStream::connect((address.as_str(), port))?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(wait))?;
-            let mut count = 0u64;
-            let mut word = [0; 8];
-            while !until.load(Ordering::Relaxed) {
-                stream.write_all(&count.to_be_bytes())?;
-                stream.read_exact(&mut word)?;
-                assert_eq!(word, count.to_be_bytes());
-                count += 1;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(count)
-        });
+impl Soak {
+    fn start() -> Self {
+        let (own, other) = (binary("watari"), other_build());
+        let lab = TestLab::of("killed", "{nodes: 2, ipv6: true}");
+        let one = lab.pod_of("one", "node1");
+        let two = lab.pod_of("two", "node1");
+        let far = lab.pod_of("far", "node2");
+        let to = [("two", &two[..]), ("far", &far[..])];
+        let traffic = Traffic::start(&lab, "one", &to);
+        // TCP, UDP and echo, to two pods, over both families.
+        assert_eq!(traffic.connections(), 12);
+        let watch = Watch::start(&lab, &own, &one, traffic.connections());
         Self {
-            stop,
-            client,
-            _ends: ends,
+            lab,
+            own,
+            other,
+            one,
+            far,
+            watch,
+            traffic,
         }
     }
 
-    /// How many questions were answered.
-    fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        let talked = self.client.join().expect("a client that does not panic");
-        talked.expect("a connection that stands")
+    fn kill(&self) {
+        self.lab.watari(&["lab", "agent", "kill"]);
+    }
+
+    /// Starts the agents of a build, and holds that they found all as it should be.
+    fn run(&mut self, build: &Path, when: &str) {
+        self.lab.watari_of(build, &["lab", "agent", "start"]);
+        let status = || asked(&self.lab, build, &["status"]).remove(0);
+        wait_until(PATIENCE, "a healthy node", || status()["healthy"] == true);
+        let status = status();
+        assert_eq!(status["repairs"], 0, "{when}: {status}");
+        let is_other = status["datapath"]["abi"] != "1";
+        assert_eq!(is_other, build == self.other, "{when}: {status}");
+        self.traffic.goes_on(when);
+        self.watch.holds(&self.lab, build, &self.one, when);
+    }
+
+    /// Starts the agents of a build, and kills them a moment later, at whatever they are then.
+    fn run_and_kill(&self, build: &Path, moment: Duration) {
+        let mut starting = Command::new(build)
+            .args(["lab", "agent", "start", "--lab", self.lab.name()])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start watari");
+        let mut ended = || starting.try_wait().expect("ask for it").is_some();
+        wait_until(PATIENCE, "an agent to begin", || {
+            ended() || NODES.iter().any(|node| !self.agents(node).is_empty())
+        });
+        std::thread::sleep(moment);
+        wait_until(PATIENCE, "agents to end that are killed", || {
+            for pid in NODES.iter().flat_map(|node| self.agents(node)) {
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            ended()
+        });
+        self.kill();
+    }
+
+    /// The processes of a node's agent.
+    fn agents(&self, node: &str) -> Vec<i32> {
+        let group = self.lab.node(node).cgroup;
+        let procs = unified().join(&group[1..]).join("agent/cgroup.procs");
+        let text = std::fs::read_to_string(procs).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Pings between two pods, and gives the roads that are known to `to` then.
+    fn roads(&self, build: &Path, from: &str, to: &[String]) -> Vec<Value> {
+        let mut roads = Vec::new();
+        for address in to {
+            let ping = ["ping", "-c1", "-W5", address];
+            self.lab
+                .watari(&[&["lab", "exec", from, "--"], &ping[..]].concat());
+            let flows = asked(&self.lab, build, &["flows", "--address", address]);
+            roads.extend(flows.iter().map(|flow| flow["road"].clone()));
+        }
+        roads
+    }
+
+    /// Made while nobody looks after the node: the plugin attaches it.
+    fn young_pod(&self, name: &str) {
+        let young = self.lab.pod_of(name, "node1");
+        let roads = self.roads(&self.own, "one", &young);
+        assert_eq!(roads, ["direct", "direct"], "the plugin attached it");
+    }
+
+    /// Made while the datapath is of another version than the plugin: it has the ordinary road.
+    fn foreign_pod(&self, name: &str) -> Vec<String> {
+        let said = what_the_plugin_says(&self.lab);
+        assert!(
+            said.contains("is of another version") && said.contains("takes the ordinary road"),
+            "{said}"
+        );
+        let foreign = self.lab.pod_of(name, "node1");
+        let roads = self.roads(&self.other, "one", &foreign);
+        assert_eq!(roads, ["stack", "stack"]);
+        self.roads(&self.other, name, &self.far);
+        foreign
+    }
+
+    fn round(&mut self, round: u64) {
+        let (own, other) = (self.own.clone(), self.other.clone());
+        let (young, foreign) = (format!("young{round}"), format!("foreign{round}"));
+        self.kill();
+        self.young_pod(&young);
+        self.run(&own, &format!("round {round}, started again"));
+
+        self.kill();
+        let moment = Duration::from_millis(round * 797 % 3000);
+        if round.is_multiple_of(2) {
+            self.run_and_kill(&other, moment);
+        }
+        self.run(&other, &format!("round {round}, upgraded"));
+
+        self.kill();
+        let addresses = self.foreign_pod(&foreign);
+        if !round.is_multiple_of(2) {
+            self.run_and_kill(&own, moment);
+        }
+        self.run(&own, &format!("round {round}, downgraded"));
+        wait_until(PATIENCE, "the pod to be attached", || {
+            let roads = self.roads(&own, "one", &addresses);
+            roads.iter().filter(|road| **road == "direct").count() >= 2
+        });
+        self.lab.delete(&[&young, &foreign]);
     }
 }
 
-/// Pings until told to stop, a hundred times a second.
-struct Pings(Child);
-
-impl Pings {
-    fn start(lab: &TestLab, from: &str, to: &str) -> Self {
-        let words = ["lab", "exec", from, "--lab", lab.name(), "--"];
-        // Bounded, whatever becomes of the test.
-        let ping = ["ping", "-i", "0.01", "-c", "100000", "-q", to];
-        let child = Command::new(binary("watari"))
-            .args(words)
-            .args(ping)
+/// What the plugin prints beside its result; runtimes keep that to themselves when all went well.
+fn what_the_plugin_says(lab: &TestLab) -> String {
+    let place = lab.node("node1");
+    let ok = |words: &[&str]| {
+        let status = place.command(words).status().expect("start nsenter");
+        assert!(status.success(), "{words:?}: {status}");
+    };
+    let list = place
+        .command(&["sh", "-c", "cat /etc/cni/net.d/*.conflist"])
+        .output();
+    let list = list.expect("read the configuration").stdout;
+    let list: Value = serde_json::from_slice(&list).expect("one configuration");
+    let mut conf = list["plugins"][0].clone();
+    for key in ["cniVersion", "name"] {
+        conf[key] = list[key].clone();
+    }
+    assert_eq!(conf["type"], json!("azure-vnet"));
+    let netns = "/run/netns-said";
+    ok(&["touch", netns]);
+    ok(&["unshare", &format!("--net={netns}"), "true"]);
+    let call = |command: &str| {
+        let script = format!(
+            "CNI_COMMAND={command} CNI_CONTAINERID=said CNI_NETNS={netns} CNI_IFNAME=eth0 \
+             CNI_PATH=/opt/cni/bin exec /opt/cni/bin/azure-vnet"
+        );
+        let mut plugin = place
+            .command(&["sh", "-c", &script])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn();
-        Self(child.expect("start ping"))
-    }
-
-    /// How many were sent and received.
-    fn stop(mut self) -> (u64, u64) {
-        let pid = i32::try_from(self.0.id()).expect("a process id");
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("end ping");
-        let out = self.0.stdout.take().expect("its output");
-        let lines: Vec<String> = BufReader::new(out).lines().map_while(Result::ok).collect();
-        self.0.wait().expect("wait for ping");
-        let counts = lines.iter().find(|line| line.contains("transmitted"));
-        let counts = counts.unwrap_or_else(|| panic!("no summary in {lines:?}"));
-        let mut numbers = counts.split(|c: char| !c.is_ascii_digit());
-        let mut next = || {
-            let number = numbers.find(|text| !text.is_empty());
-            number.and_then(|text| text.parse().ok()).expect("a count")
-        };
-        (next(), next())
-    }
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the plugin");
+        let mut input = plugin.stdin.take().expect("its input");
+        input
+            .write_all(conf.to_string().as_bytes())
+            .expect("tell it");
+        drop(input);
+        let output = plugin.wait_with_output().expect("wait for the plugin");
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = call("ADD");
+    call("DEL");
+    ok(&["umount", netns]);
+    ok(&["rm", netns]);
+    said
 }
 
 #[test]
 fn no_packet_is_lost_and_no_pod_waits_while_agents_come_and_go() {
-    let lab = TestLab::up("killed", 2);
-    lab.watari(&["lab", "agent", "start"]);
-    lab.pod("one", "node1");
-    let two = lab.pod("two", "node1");
-    let far = lab.pod("far", "node2");
-    wait_until(Duration::from_secs(10), "the agent to know them", || {
-        status(&lab)["endpoints"] == 2
-    });
+    let mut soak = Soak::start();
     let begin = Instant::now();
-    // The first packets of a road may still go by the stack.
-    let pings = [&two, &far].map(|to| {
-        in_pod(&lab, "one", &["ping", "-c2", "-W2", to]);
-        Pings::start(&lab, "one", to)
-    });
-    let talks = [("two", &two, 7001), ("far", &far, 7002)]
-        .map(|(to, address, port)| Talk::start(&lab, "one", to, address, port));
     for round in 0..rounds() {
-        lab.watari(&["lab", "agent", "kill"]);
-        // Made and reached while nobody looks after the node.
-        let name = format!("young{round}");
-        let young = lab.pod(&name, "node1");
-        in_pod(&lab, "one", &["ping", "-c1", "-W2", &young]);
-        let flows = asked(&lab, &["flows", "--address", &young]);
-        assert_eq!(
-            flows[0]["road"], "direct",
-            "the plugin attached it: {flows:?}"
-        );
-        lab.watari(&["lab", "agent", "start"]);
-        let status = status(&lab);
-        assert_eq!(status["healthy"], true, "{status}");
-        assert_eq!(status["repairs"], 0, "{status}");
-        lab.delete(&[&name]);
+        soak.round(round);
     }
-    let life = begin.elapsed().as_secs_f64();
-    for port in ["7001", "7002"] {
-        let flows = asked(&lab, &["flows", "--port", port]);
-        assert_eq!(flows.len(), 1, "{flows:?}");
-        let flow = &flows[0];
-        assert_eq!(
-            (&flow["state"], &flow["road"]),
-            (&"established".into(), &"direct".into())
-        );
-        let age = flow["original"]["firstSecondsAgo"].as_f64();
-        assert!(
-            age > Some(life * 0.5),
-            "forgotten and found again: {flow} after {life} s"
-        );
-    }
-    for talk in talks {
-        let count = talk.stop();
-        assert!(count > 100, "only {count} answers in {life} s");
-    }
-    for ping in pings {
-        let (sent, received) = ping.stop();
-        assert!(sent > 300, "only {sent} packets in {life} s");
-        assert_eq!(received, sent);
-    }
+    // What was loaded already was not loaded again.
+    let log = soak.lab.watari(&["lab", "agent", "log", "node1"]);
+    let reused = log.matches("reused=true").count() as u64;
+    assert!(reused >= rounds(), "{reused} of {} times:\n{log}", rounds());
+    let own = soak.own.clone();
+    soak.watch.holds(&soak.lab, &own, &soak.one, "at the end");
+    let (life, answered) = (begin.elapsed().as_secs(), soak.traffic.end());
+    // As much as a machine with little left for it does.
+    assert!(answered > 100 * life, "{answered} answers in {life} s");
 }

@@ -64,10 +64,11 @@ fn missing(root: &Path) -> Result<Vec<Missing>> {
 }
 
 fn tell(loaded: &Loaded) {
-    let (attachment, swapped) = (loaded.attachment.name(), loaded.swapped);
+    let (attachment, reused, swapped) = (loaded.attachment.name(), loaded.reused, loaded.swapped);
     let (connections, replaced) = (loaded.connections, loaded.replaced.join(", "));
     tracing::info!(
         attachment,
+        reused,
         swapped,
         connections,
         replaced,

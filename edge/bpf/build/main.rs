@@ -23,8 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let target = target_dir(&out, &env::var("TARGET")?).join("bpf");
-    let built = object::build(&workspace, &target, false)?;
+    let other_abi = env::var_os("CARGO_FEATURE_OTHER_ABI").is_some();
+    // One beside the other, so that neither is built again for the other's sake.
+    let folder = if other_abi { "bpf-other-abi" } else { "bpf" };
+    let target = target_dir(&out, &env::var("TARGET")?).join(folder);
+    let built = object::build(&workspace, &target, other_abi)?;
     fs::copy(built, out.join("programs.o"))?;
     Ok(())
 }

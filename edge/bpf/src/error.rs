@@ -48,6 +48,9 @@ pub enum BpfError {
          makes one"
     )]
     NoBpfFilesystem(PathBuf),
+    /// Another process loads or removes the same datapath, and does not come to an end.
+    #[error("another process is loading or removing the datapath below {0}, for long")]
+    Busy(PathBuf),
     /// Somebody else's object is where ours would be.
     #[error("{what}: it is not Watari's, so it stays as it is")]
     Foreign {

@@ -71,6 +71,8 @@ fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
         abi: OTHER_ABI,
         object: &object,
     };
+    // Behind the end of an ELF nobody looks.
+    let changed = [Image::own().object, &[0]].concat();
     for attachment in kinds() {
         let world = World::new();
         let (one, two) = (world.pod(1), world.pod(2));
@@ -92,8 +94,16 @@ fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
             world.node.enter(|| {
                 load_image(&options, other).unwrap();
                 load(&options).unwrap();
-                // In place.
-                load(&options).unwrap();
+                // In place, to another build and back.
+                let changed = Image {
+                    object: &changed,
+                    ..Image::own()
+                };
+                for image in [changed, Image::own()] {
+                    let loaded = load_image(&options, image).unwrap();
+                    assert_eq!((loaded.reused, loaded.swapped), (false, 4));
+                }
+                assert!(load(&options).unwrap().reused);
             });
             traffic.goes_on(&format!("{attachment:?}, round {round}"));
         }

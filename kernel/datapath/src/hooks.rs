@@ -4,7 +4,7 @@ use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 use crate::packet::{Packet, Part};
 use crate::quote::error;
 use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
-use crate::state::{SECOND, STACK_PORT};
+use crate::state::{SECOND, STACK_PORT, is_recent};
 use crate::track::{Opening, Spot, Way, track};
 use crate::translate::translate;
 use crate::{Dropped, Env, Step};
@@ -405,7 +405,7 @@ fn use_stack_port<E: Env>(env: &mut E, packet: &Packet) {
     // Well before it is too old, and not with each packet.
     let recent = env
         .stack_port(&key)
-        .is_some_and(|seen| packet.now.wrapping_sub(*seen) < 10 * SECOND);
+        .is_some_and(|seen| is_recent(packet.now, *seen, 10 * SECOND));
     if !recent {
         env.remember_stack_port(&key, packet.now);
     }
@@ -422,7 +422,7 @@ fn is_stack_port<E: Env>(env: &mut E, packet: &Packet) -> bool {
     };
     let fresh = env
         .stack_port(&key)
-        .is_some_and(|seen| packet.now.wrapping_sub(*seen) < STACK_PORT);
+        .is_some_and(|seen| is_recent(packet.now, *seen, STACK_PORT));
     if fresh {
         env.step(Step::StackPort {
             address: key.address,

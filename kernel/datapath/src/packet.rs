@@ -1,7 +1,7 @@
 use watari_abi::{
     Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Reason, Side, Tuple,
 };
-use watari_wire::{ETHERNET, Family, Fragment, Kind, Transport, protocol, sctp, tcp};
+use watari_wire::{ETHERNET, Family, Fragment, Kind, Transport, Walk, protocol, sctp, tcp};
 use zerocopy::{FromZeros, Immutable, KnownLayout};
 
 use crate::state::{self, FRAGMENT};
@@ -21,6 +21,38 @@ pub(crate) enum Part {
     Unknown,
 }
 
+/// What an ICMP error quotes of the packet that it is about.
+#[derive(FromZeros, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Quoted {
+    pub(crate) tuple: Tuple,
+    /// Of its connection.
+    pub(crate) key: ConnectionKey,
+    /// Where its transport header begins.
+    pub(crate) transport: u32,
+    /// Which end of the key sent it.
+    pub(crate) side: Side,
+    pub(crate) kind: Kind,
+}
+
+/// How a connection begins.
+#[derive(FromZeros, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Plan {
+    /// How long it is kept without another packet, in ns.
+    pub(crate) timeout: u64,
+    /// Its [`watari_abi::flags`].
+    pub(crate) flags: u16,
+    /// Its [`watari_abi::State`].
+    pub(crate) state: u8,
+    /// The packet goes back to who opened the connection.
+    pub(crate) answers: bool,
+    /// The packet counts where it is seen now.
+    pub(crate) counts: bool,
+    /// It takes the place of one among the established.
+    pub(crate) replaces: bool,
+}
+
 /// A packet that was read, and what was found out about it.
 ///
 /// The caller lends the memory. In the kernel it is a map's: what a program keeps there takes no
@@ -29,6 +61,7 @@ pub(crate) enum Part {
 #[derive(FromZeros, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Packet {
+    // Of every packet, in as few lines of the cache as may be.
     pub(crate) tuple: Tuple,
     /// Of its connection.
     pub(crate) key: ConnectionKey,
@@ -40,12 +73,6 @@ pub struct Packet {
     pub(crate) end: u32,
     /// The pod that it is for, if it is one of this node.
     pub(crate) target: Endpoint,
-    /// The link to send it by.
-    pub(crate) out: u32,
-    /// The neighbour to send it to.
-    pub(crate) next_hop: Address,
-    /// Why it is dropped: a [`Reason`].
-    pub(crate) reason: u16,
     /// Which end of the key sent it.
     pub(crate) side: Side,
     pub(crate) kind: Kind,
@@ -56,6 +83,19 @@ pub struct Packet {
     pub(crate) part: Part,
     /// It is for a pod of this node.
     pub(crate) local: bool,
+    /// Why it is dropped: a [`Reason`].
+    pub(crate) reason: u16,
+    /// The link to send it by.
+    pub(crate) out: u32,
+    // Of some.
+    /// The neighbour to send it to.
+    pub(crate) next_hop: Address,
+    /// How its connection begins, if it opens one.
+    pub(crate) plan: Plan,
+    /// The packet that it quotes, if it is an ICMP error.
+    pub(crate) quoted: Quoted,
+    /// How extension headers were passed, its own or those of the packet that it quotes.
+    pub(crate) walk: Walk,
 }
 
 impl Default for Packet {
@@ -90,7 +130,7 @@ impl Packet {
         env: &mut E,
         header: &F::Header,
     ) -> Result<(), Reason> {
-        let network = F::locate(env, header, ETHERNET, true)?;
+        let network = F::locate(env, header, ETHERNET, true, &mut self.walk)?;
         self.transport = network.transport;
         self.end = network.end;
         self.tuple.protocol = network.protocol;
@@ -108,7 +148,7 @@ impl Packet {
         Ok(())
     }
 
-    /// Reads the packet that an ICMP error quotes, whose network header is at `offset`. Of later
+    /// Reads the packet that this one quotes, whose network header is at `offset`. Of later
     /// fragments nobody knows the ports.
     #[inline(always)]
     pub(crate) fn read_quoted<F: Family, E: Env>(
@@ -117,14 +157,23 @@ impl Packet {
         header: &F::Header,
         offset: u32,
     ) -> Result<(), Reason> {
-        let network = F::locate(env, header, offset, false)?;
+        let network = F::locate(env, header, offset, false, &mut self.walk)?;
         if network.fragment.is_some_and(|fragment| !fragment.first) {
             return Err(Reason::Malformed);
         }
-        self.transport = network.transport;
-        self.tuple.protocol = network.protocol;
-        self.take(Transport::read::<F>(env, &network, false)?);
-        (self.key, self.side) = self.tuple.key();
+        let transport = Transport::read::<F>(env, &network, false)?;
+        let quoted = &mut self.quoted;
+        quoted.transport = network.transport;
+        quoted.kind = transport.kind;
+        quoted.tuple = Tuple {
+            source: F::source(header),
+            destination: F::destination(header),
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            protocol: network.protocol,
+            pad: [0; 3],
+        };
+        (quoted.key, quoted.side) = quoted.tuple.key();
         Ok(())
     }
 
@@ -144,7 +193,7 @@ impl Packet {
         let key = fragment_key(&self.tuple, fragment);
         let found = env
             .fragment(&key)
-            .filter(|ports| now.wrapping_sub(ports.seen) < FRAGMENT);
+            .filter(|ports| state::is_recent(now, ports.seen, FRAGMENT));
         env.step(Step::Fragment {
             key,
             found: found.map(|found| *found),

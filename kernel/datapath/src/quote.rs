@@ -22,19 +22,15 @@ pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
 
 #[inline(always)]
 fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let mut quoted = Packet {
-        now: packet.now,
-        ..Packet::default()
-    };
     let at = packet.transport + icmp::HEADER;
-    let Some(entry) = quote::<F, E>(env, packet, &mut quoted, at) else {
+    let Some(entry) = quote::<F, E>(env, packet, at) else {
         env.step(Step::Untracked);
         return End::Stack;
     };
     if entry.flags() & flags::VIA_STACK != 0 {
         return End::Stack;
     }
-    if let Err(reason) = rewrite_error::<F, E>(env, packet, &quoted, &entry, at) {
+    if let Err(reason) = rewrite_error::<F, E>(env, packet, &entry, at) {
         return refuse(packet, reason);
     }
     seek_and_send(env, packet)
@@ -42,19 +38,13 @@ fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
 
 /// Reads the quoted packet. `None`: it is not understood, or of no connection.
 #[inline(always)]
-fn quote<F: Family, E: Env>(
-    env: &mut E,
-    packet: &Packet,
-    quoted: &mut Packet,
-    at: u32,
-) -> Option<E::Entry> {
+fn quote<F: Family, E: Env>(env: &mut E, packet: &mut Packet, at: u32) -> Option<E::Entry> {
     let header: F::Header = env.load(at)?;
     F::check(&header).ok()?;
-    quoted.begin::<F>(&header);
-    quoted.read_quoted::<F, E>(env, &header, at).ok()?;
+    packet.read_quoted::<F, E>(env, &header, at).ok()?;
     // Who sent it gets the error.
-    if quoted.tuple.source != packet.tuple.destination {
+    if packet.quoted.tuple.source != packet.tuple.destination {
         return None;
     }
-    find(env, quoted)
+    find(env, &packet.quoted.key, packet.now)
 }

@@ -33,6 +33,12 @@ pub const STACK_PORT: u64 = UDP_ANSWERED;
 /// A time in a table is written again when it is off by more than this.
 pub const REFRESH: u64 = SECOND;
 
+/// Whether `then` is less than so many ns ago. It may be a tick ahead: each CPU has its own `now`.
+#[inline(always)]
+pub const fn is_recent(now: u64, then: u64, within: u64) -> bool {
+    now.wrapping_sub(then).cast_signed() < within.cast_signed()
+}
+
 /// How long an idle connection is kept, in ns.
 #[inline(always)]
 pub const fn timeout(number: u8, state: State) -> u64 {

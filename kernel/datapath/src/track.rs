@@ -5,7 +5,7 @@ use watari_abi::{
     Verdict as Judged, config_flags, flags,
 };
 
-use crate::packet::{Packet, Part};
+use crate::packet::{Packet, Part, Plan};
 use crate::state::{self, Next, REFRESH};
 use crate::{Entry, Env, Step, Table};
 
@@ -44,8 +44,8 @@ pub(crate) enum Way {
 
 /// Finds the packet's connection, or makes it, and takes it to its next state.
 #[inline(never)]
-pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &Packet) -> Way {
-    let mut replaces = false;
+pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
+    packet.plan.replaces = false;
     if packet.has_handshake()
         && let Some(entry) = env.connection(Table::Established, &packet.key)
     {
@@ -54,7 +54,7 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &Packet) -> Way {
         {
             return way;
         }
-        replaces = true;
+        packet.plan.replaces = true;
     }
     if let Some(entry) = env.connection(Table::Transient, &packet.key)
         && let Some(state) = alive(&entry, packet.now)
@@ -69,7 +69,8 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &Packet) -> Way {
     if packet.is_stray() || packet.part == Part::Later {
         env.step(Step::Untracked);
     } else {
-        open(env, packet, S::HOOK, opening, replaces);
+        plan(packet, opening);
+        open(env, packet, S::HOOK);
     }
     match opening {
         Opening::Direct => Way::Direct,
@@ -79,15 +80,15 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &Packet) -> Way {
 
 /// The entry of a connection that is alive, for who only asks.
 #[inline(always)]
-pub(crate) fn find<E: Env>(env: &mut E, packet: &Packet) -> Option<E::Entry> {
-    if packet.has_handshake()
-        && let Some(entry) = env.connection(Table::Established, &packet.key)
-        && alive(&entry, packet.now).is_some()
+pub(crate) fn find<E: Env>(env: &mut E, key: &ConnectionKey, now: u64) -> Option<E::Entry> {
+    if state::has_handshake(key.protocol)
+        && let Some(entry) = env.connection(Table::Established, key)
+        && alive(&entry, now).is_some()
     {
         return Some(entry);
     }
-    env.connection(Table::Transient, &packet.key)
-        .filter(|entry| alive(entry, packet.now).is_some())
+    env.connection(Table::Transient, key)
+        .filter(|entry| alive(entry, now).is_some())
 }
 
 /// Its state, unless it expired.
@@ -262,9 +263,21 @@ fn promote<E: Env>(env: &mut E, key: &ConnectionKey, entry: &E::Entry) {
     }
 }
 
-/// The flags that a connection begins with.
-#[inline(always)]
-const fn first_flags(packet: &Packet, opening: Opening, flow: Flow, state: State) -> u16 {
+/// How the connection begins that this packet opens. It is left in the packet, and a function of its
+/// own in the object: so the verifier, which would follow each combination of all this through
+/// [`open`], knows nothing of it there.
+#[inline(never)]
+fn plan(packet: &mut Packet, opening: Opening) {
+    let flow = if packet.answers() {
+        Flow::Reply
+    } else {
+        Flow::Original
+    };
+    let state = if packet.has_handshake() && !packet.opens() {
+        State::PickedUp
+    } else {
+        State::New
+    };
     let mut bits = match opening {
         Opening::Direct => 0,
         Opening::Stack => flags::VIA_STACK,
@@ -277,27 +290,24 @@ const fn first_flags(packet: &Packet, opening: Opening, flow: Flow, state: State
     if matches!(state, State::PickedUp) {
         bits |= flags::PICKED_UP;
     }
-    bits
+    packet.plan = Plan {
+        timeout: state::timeout(packet.key.protocol, state),
+        flags: bits,
+        state: state as u8,
+        answers: flow == Flow::Reply,
+        counts: opening != Opening::StackToPod,
+        replaces: packet.plan.replaces,
+    };
 }
 
-/// Makes a connection of a packet that belongs to none. A function of its own in the object: few
-/// packets need it.
+/// Makes a connection of a packet that belongs to none, as [`plan`] said. A function of its own in
+/// the object: few packets need it.
 #[inline(never)]
-fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook, opening: Opening, replaces: bool) {
-    let flow = if packet.answers() {
-        Flow::Reply
-    } else {
-        Flow::Original
-    };
-    let state = if packet.has_handshake() && !packet.opens() {
-        State::PickedUp
-    } else {
-        State::New
-    };
-    let bits = first_flags(packet, opening, flow, state);
+fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook) {
+    let plan = &packet.plan;
     env.step(Step::Opened {
         key: packet.key,
-        flags: bits,
+        flags: plan.flags,
     });
     let config = env.config();
     let (length, ifindex) = (env.length(), env.ifindex());
@@ -309,9 +319,9 @@ fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook, opening: Opening, repl
         event.key = packet.key;
         let connection = &mut event.connection;
         connection.created = now;
-        connection.expires = now + state::timeout(packet.key.protocol, state);
-        connection.flags = bits;
-        connection.state = state as u8;
+        connection.expires = now + plan.timeout;
+        connection.flags = plan.flags;
+        connection.state = plan.state;
         connection.family = if packet.key.low.is_mapped() { 4 } else { 6 };
         connection.ifindex = ifindex;
         let [original, reply] = &mut connection.directions;
@@ -319,11 +329,8 @@ fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook, opening: Opening, repl
             direction.verdict = judge() as u8;
             direction.revision = config.revision;
         }
-        let direction = match flow {
-            Flow::Original => original,
-            Flow::Reply => reply,
-        };
-        if opening != Opening::StackToPod {
+        if plan.counts {
+            let direction = if plan.answers { reply } else { original };
             direction.packets = 1;
             direction.bytes = u64::from(length);
             direction.first = now;
@@ -332,7 +339,7 @@ fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook, opening: Opening, repl
         }
     };
     let made = env.open(fill, config.flags & config_flags::QUIET == 0);
-    if replaces {
+    if plan.replaces {
         env.remove(Table::Established, &packet.key);
     }
     env.count(if made {
@@ -340,7 +347,7 @@ fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook, opening: Opening, repl
     } else {
         Counter::Untracked
     });
-    if made && state == State::PickedUp {
+    if made && plan.state == State::PickedUp as u8 {
         env.count(Counter::PickedUp);
     }
 }

@@ -3,7 +3,7 @@
 use watari_abi::{ConnectionKey, Flow, Reason, Side, Translation, TranslationKind, Tuple};
 use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, icmp};
 
-use crate::packet::{Packet, Part};
+use crate::packet::{Packet, Part, Quoted};
 use crate::send::{End, refuse, seek_and_send};
 use crate::track::{find, flow_of};
 use crate::{Entry, Env, Step};
@@ -136,7 +136,7 @@ fn ports<F: Family, E: Env>(
 /// object: few packets need it.
 #[inline(never)]
 pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let Some(entry) = find(env, packet) else {
+    let Some(entry) = find(env, &packet.key, packet.now) else {
         return End::Stack;
     };
     let translation = entry.translation();
@@ -159,7 +159,6 @@ pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
 pub(crate) fn rewrite_error<F: Family, E: Env>(
     env: &mut E,
     packet: &mut Packet,
-    quoted: &Packet,
     entry: &E::Entry,
     at: u32,
 ) -> Result<(), Reason> {
@@ -167,6 +166,7 @@ pub(crate) fn rewrite_error<F: Family, E: Env>(
         return Ok(());
     }
     let translation = entry.translation();
+    let quoted = &packet.quoted;
     // The error goes the other way than what it quotes, to whom that way's packets go.
     let other = match quoted.side {
         Side::Low => Side::High,
@@ -192,7 +192,7 @@ pub(crate) fn rewrite_error<F: Family, E: Env>(
 #[inline(always)]
 fn quote_change<F: Family, E: Env>(
     env: &mut E,
-    quoted: &Packet,
+    quoted: &Quoted,
     at: u32,
     to: &Tuple,
 ) -> Result<Sum, Reason> {

@@ -67,3 +67,16 @@ pub static SCRATCH: PerCpuArray<FlowEvent, 1> = PerCpuArray::new();
 /// Where the packet at hand is taken apart.
 #[btf_map(name = "packet")]
 pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// The time, as this CPU last asked for it.
+#[btf_map(name = "clock")]
+pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// A tick of the kernel, and when it was.
+#[repr(C)]
+pub struct Clock {
+    /// `jiffies_64`. Zero for none yet: the kernel begins to count five minutes short of 2^32.
+    pub tick: u64,
+    /// In ns of `CLOCK_MONOTONIC`.
+    pub now: u64,
+}

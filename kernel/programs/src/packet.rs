@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use watari_wire::{Frame, Refused, Sum};
+use watari_wire::{Frame, Outcome, Refused, Sum, Walk};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::tc::Tc;
@@ -102,6 +102,11 @@ impl Frame for Tc {
     }
 
     #[inline(always)]
+    fn walk(&self, walk: &mut Walk) -> Outcome {
+        Outcome::of(watari_walk(self.skb, walk))
+    }
+
+    #[inline(always)]
     fn uncompensated(&mut self, difference: Sum) {
         // SAFETY: a helper on our context. It fails where there is no such sum, which is right.
         unsafe { bpf_csum_update(self.skb, difference.wide()) };
@@ -127,5 +132,20 @@ impl Frame for Tc {
         // says that `to` is a difference.
         let done = unsafe { bpf_l4_csum_replace(self.skb, offset, 0, change, flags) };
         if done == 0 { Ok(()) } else { Err(Refused) }
+    }
+}
+
+/// Goes along the extension headers; gives an [`Outcome`].
+///
+/// A global function: the verifier looks at it once and by itself, not for each of the many states
+/// in which it is called. So it takes pointers as the kernel gives them there, null or to as much
+/// as their type says, and numbers alone come back.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn watari_walk(skb: *mut __sk_buff, walk: *mut Walk) -> u32 {
+    // SAFETY: the only caller lends it a `Walk`, and the verifier sees to it.
+    match unsafe { walk.as_mut() } {
+        Some(walk) => walk.run(&Tc { skb }) as u32,
+        None => Outcome::Malformed as u32,
     }
 }

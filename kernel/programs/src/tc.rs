@@ -19,8 +19,8 @@ use watari_wire::Frame;
 use zerocopy::FromZeros;
 
 use crate::maps::{
-    CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED, FLOW_EVENTS,
-    FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
+    CLOCK, CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED,
+    FLOW_EVENTS, FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
 };
 use crate::tables::{Kept, tally};
 
@@ -85,8 +85,7 @@ impl Env for Tc {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: a helper without arguments.
-        unsafe { helpers::bpf_ktime_get_coarse_ns() }
+        now()
     }
 
     #[inline(always)]
@@ -232,6 +231,26 @@ impl Env for Tc {
     }
 }
 
+/// The coarse time moves with each tick, and asking for it takes as long as half a look-up in a table,
+/// while the number of the tick is read by an instruction. So each CPU asks once in a tick. What it
+/// knows may be of the tick before: two CPUs differ by that much.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    let tick = unsafe { helpers::bpf_jiffies64() };
+    let Some(place) = CLOCK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a map's value of this CPU, which runs no other program meanwhile.
+    let clock = unsafe { &mut *place };
+    if clock.tick != tick {
+        // SAFETY: a helper without arguments.
+        clock.now = unsafe { helpers::bpf_ktime_get_coarse_ns() };
+        clock.tick = tick;
+    }
+    clock.now
+}
+
 /// Asks the kernel's routes.
 #[inline(always)]
 fn route(tc: &mut Tc, query: &RouteQuery) -> Route {
@@ -302,7 +321,7 @@ fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
         place.write_bytes(0, 1);
         &mut *place
     };
-    event.time = tc.now();
+    event.time = now();
     event.ifindex = ifindex;
     event.length = length;
     event.reason = reason as u16;

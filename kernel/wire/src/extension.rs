@@ -1,6 +1,7 @@
 //! Extension headers of IPv6 (RFC 8200 section 4).
 
 use watari_abi::Reason;
+use zerocopy::{FromZeros, Immutable, KnownLayout};
 
 use crate::{Fragment, Frame};
 
@@ -21,25 +22,26 @@ const SOURCE_ROUTE: u8 = 0;
 
 /// Whether this number names an extension header rather than a protocol above IP.
 #[inline(always)]
-pub const fn is_extension(next: u8) -> bool {
+pub(crate) const fn is_extension(next: u8) -> bool {
     matches!(
         next,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6
     )
 }
 
-/// A walk along the headers. Its parts are plain: the kernel refuses to read what Rust makes of
-/// an `Option` of several parts, where a function's type shows one.
-#[derive(Clone, Copy)]
+/// A walk along the headers. The caller lends the memory: where it is a map's, the verifier knows
+/// nothing of it, and follows the loop once and not once for each way through it.
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Walk {
-    /// What stands at `offset`.
-    pub next: u8,
     /// From the first byte of the frame.
-    pub offset: u32,
+    pub(crate) offset: u32,
+    /// What the fragment header said.
+    fragment: Fragment,
+    /// What stands at `offset`.
+    pub(crate) next: u8,
     /// A fragment header was passed.
-    pub fragmented: bool,
-    /// What it said.
-    pub fragment: Fragment,
+    fragmented: bool,
     whole: bool,
 }
 
@@ -48,16 +50,27 @@ pub struct Walk {
 #[repr(u8)]
 pub enum Outcome {
     /// At a header that is none of these.
-    Done,
+    Done = 0,
     /// The packet ended first.
-    Malformed,
+    Malformed = 1,
     /// There were too many.
-    TooMany,
+    TooMany = 2,
     /// A source route.
-    SourceRoute,
+    SourceRoute = 3,
 }
 
 impl Outcome {
+    /// The outcome of that number.
+    #[inline(always)]
+    pub const fn of(number: u32) -> Self {
+        match number {
+            0 => Self::Done,
+            2 => Self::TooMany,
+            3 => Self::SourceRoute,
+            _ => Self::Malformed,
+        }
+    }
+
     /// The reason to drop the packet, if there is one.
     #[inline(always)]
     pub const fn refused(self) -> Result<(), Reason> {
@@ -71,24 +84,18 @@ impl Outcome {
 }
 
 impl Walk {
+    /// Begins at the first of them.
     #[inline(always)]
-    pub const fn start(next: u8, offset: u32, whole: bool) -> Self {
-        Self {
-            next,
-            offset,
-            fragmented: false,
-            fragment: Fragment {
-                id: 0,
-                protocol: 0,
-                first: false,
-            },
-            whole,
-        }
+    pub(crate) const fn start(&mut self, next: u8, offset: u32, whole: bool) {
+        self.next = next;
+        self.offset = offset;
+        self.fragmented = false;
+        self.whole = whole;
     }
 
     /// The fragment header that was passed.
     #[inline(always)]
-    pub const fn fragment(&self) -> Option<Fragment> {
+    pub(crate) const fn fragment(&self) -> Option<Fragment> {
         if self.fragmented {
             Some(self.fragment)
         } else {
@@ -96,42 +103,39 @@ impl Walk {
         }
     }
 
-    /// To the first header that is none of them, or that is not in this fragment. A function of
-    /// its own in the object: few packets need it.
-    #[inline(never)]
+    /// To the first header that is none of them, or that is not in this fragment.
+    #[inline(always)]
     pub fn run(&mut self, frame: &impl Frame) -> Outcome {
         let mut steps = 0;
         while steps < LIMIT {
-            if self.is_done() {
+            if !is_extension(self.next) {
                 return Outcome::Done;
             }
-            let outcome = self.step(frame);
-            if outcome != Outcome::Done {
-                return outcome;
+            match self.step(frame) {
+                Step::On => {}
+                Step::End(outcome) => return outcome,
             }
             steps += 1;
         }
-        if self.is_done() {
-            Outcome::Done
-        } else {
+        if is_extension(self.next) {
             Outcome::TooMany
+        } else {
+            Outcome::Done
         }
     }
 
     #[inline(always)]
-    const fn is_done(&self) -> bool {
-        !is_extension(self.next) || (self.fragmented && !self.fragment.first)
-    }
-
-    #[inline(always)]
-    fn step(&mut self, frame: &impl Frame) -> Outcome {
+    fn step(&mut self, frame: &impl Frame) -> Step {
         let Some([first, second]) = frame.load::<[u32; 2]>(self.offset) else {
-            return Outcome::Malformed;
+            return Step::End(Outcome::Malformed);
         };
         let [next, length, third, fourth] = first.to_ne_bytes();
         let length = u32::from(length);
-        match self.next {
+        let current = self.next;
+        self.next = next;
+        match current {
             FRAGMENT => {
+                self.offset += 8;
                 let place = u16::from_be_bytes([third, fourth]);
                 // Neither an offset nor more to come: a whole datagram (RFC 6946).
                 if place & !0x6 != 0 {
@@ -141,14 +145,25 @@ impl Walk {
                         protocol: next,
                         first: place >> 3 == 0,
                     };
+                    if place >> 3 != 0 {
+                        return Step::End(Outcome::Done);
+                    }
                 }
-                self.offset += 8;
             }
-            ROUTING if third == SOURCE_ROUTE && self.whole => return Outcome::SourceRoute,
+            ROUTING if third == SOURCE_ROUTE && self.whole => {
+                return Step::End(Outcome::SourceRoute);
+            }
             AUTHENTICATION => self.offset += (length + 2) * 4,
             _ => self.offset += (length + 1) * 8,
         }
-        self.next = next;
-        Outcome::Done
+        Step::On
     }
+}
+
+/// What follows a header.
+enum Step {
+    /// Another one, perhaps.
+    On,
+    /// The end of the walk.
+    End(Outcome),
 }

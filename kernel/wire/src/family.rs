@@ -1,10 +1,11 @@
 use watari_abi::{Address, Reason, Tuple};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
-use crate::{Frame, Refused, Sum};
+use crate::{Frame, Refused, Sum, Walk};
 
 /// Which part of a datagram a fragment is.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromZeros, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Fragment {
     /// Names the datagram; as it is in memory (IPv4: two bytes, then zeros).
     pub id: u32,
@@ -58,12 +59,14 @@ pub trait Family {
     fn check(header: &Self::Header) -> Result<(), Reason>;
 
     /// Reads what follows the fixed header at `offset`. `whole`: the packet is all there (the one
-    /// that an ICMP error quotes is not).
+    /// that an ICMP error quotes is not). `walk` is memory for the extension headers, if there are
+    /// some.
     fn locate(
         frame: &impl Frame,
         header: &Self::Header,
         offset: u32,
         whole: bool,
+        walk: &mut Walk,
     ) -> Result<Network, Reason>;
 
     /// Whether it may go one hop further.

@@ -1,6 +1,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::Sum;
+use crate::{Outcome, Sum, Walk};
 
 /// The kernel, or the end of the packet, does not let these bytes be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,15 @@ pub trait Frame {
         offset: u32,
         value: T,
     ) -> Result<(), Refused>;
+
+    /// Goes along the extension headers. The kernel has a function of its own for it.
+    #[inline(always)]
+    fn walk(&self, walk: &mut Walk) -> Outcome
+    where
+        Self: Sized,
+    {
+        walk.run(self)
+    }
 
     /// Says that the bytes past the link header now sum up to `difference` more, with nothing in
     /// them to make up for it: a sum that the NIC took over the packet has to follow.

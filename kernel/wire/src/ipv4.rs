@@ -1,7 +1,7 @@
 use watari_abi::{Address, Reason, Tuple};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{ETHERNET, Family, Fragment, Frame, HopLimit, Network, Refused, Sum, protocol};
+use crate::{ETHERNET, Family, Fragment, Frame, HopLimit, Network, Refused, Sum, Walk, protocol};
 
 /// An IPv4 header without options (RFC 791). Fields of two bytes and more are in network order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -74,6 +74,7 @@ impl Family for V4 {
         header: &Ipv4,
         offset: u32,
         whole: bool,
+        _: &mut Walk,
     ) -> Result<Network, Reason> {
         let start = offset;
         let length = u32::from(header.version_length & 0xf) * 4;

@@ -1,8 +1,8 @@
 use watari_abi::{Address, Reason, Tuple};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::extension::{self, Walk};
-use crate::{ETHERNET, Family, Frame, HopLimit, Network, Refused, Sum, protocol};
+use crate::extension;
+use crate::{ETHERNET, Family, Frame, HopLimit, Network, Refused, Sum, Walk, protocol};
 
 /// The fixed header of IPv6 (RFC 8200). Fields of two bytes and more are in network order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -73,6 +73,7 @@ impl Family for V6 {
         header: &Ipv6,
         offset: u32,
         whole: bool,
+        walk: &mut Walk,
     ) -> Result<Network, Reason> {
         let payload = u32::from(u16::from_be(header.payload));
         let start = offset + Self::HEADER;
@@ -94,8 +95,8 @@ impl Family for V6 {
         if !extension::is_extension(header.next) {
             return Ok(direct);
         }
-        let mut walk = Walk::start(header.next, start, whole);
-        walk.run(frame).refused()?;
+        walk.start(header.next, start, whole);
+        frame.walk(walk).refused()?;
         Ok(Network {
             protocol: walk.next,
             transport: walk.offset,
@@ -145,7 +146,9 @@ impl Family for V6 {
     #[inline(always)]
     fn is_local(address: &Address) -> bool {
         let [first, second, ..] = address.words[0].to_ne_bytes();
-        (first == 0xfe && second & 0xc0 == 0x80) || *address == Address::UNSPECIFIED
+        // By words: they were just written so, and a wider read would wait for the writes.
+        let [a, b, c, d] = address.words;
+        (first == 0xfe && second & 0xc0 == 0x80) || a | b | c | d == 0
     }
 
     // MLD (130 to 132, 143), NDP (133 to 137).

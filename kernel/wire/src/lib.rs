@@ -23,6 +23,7 @@ mod transport;
 
 pub use checksum::Sum;
 pub use ether::{Arp, ETHERNET, Ethernet, ethertype};
+pub use extension::{Outcome, Walk};
 pub use family::{Family, Fragment, HopLimit, Network};
 pub use frame::{Frame, Refused};
 pub use ipv4::{Ipv4, V4};

@@ -2,7 +2,7 @@
 //!
 //! A generation is a directory of pins, `v<ABI>`. In the ordinary case its maps have the layout that
 //! this build wants: programs are loaded over them, pinned over the old ones, and put in their place
-//! at every link. Otherwise (another ABI, another size of a table) a generation is built beside:
+//! at every link; those that are this build's already (see `stamp`) stay as they are. Otherwise (another ABI, another size of a table) a generation is built beside:
 //!
 //! 1. `v<ABI>:new` gets its maps: those of an equal layout are shared, the others are made and
 //!    filled; then its programs.
@@ -15,17 +15,21 @@
 //! step the old generation is whole, after it the new one is, and a leftover `…:old` is worked off.
 
 mod convert;
+mod lock;
 mod merge;
 mod migrate;
 mod object;
+mod stamp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use watari_abi::{Hook, maps};
 
+use self::lock::Lock;
 use self::migrate::{Migration, Source};
 use self::object::{Layout, layouts, load_over};
+use self::stamp::Stamp;
 use crate::attach::{Attachment, Found, Hooks};
 use crate::error::{BpfError, Doing};
 use crate::pins::{PinDir, in_bpf_filesystem, link_and_hook, names, pin_over};
@@ -76,6 +80,8 @@ pub struct Loaded {
     pub replaced: Vec<String>,
     /// Connections brought over from tables of another layout.
     pub connections: usize,
+    /// True if the pinned programs were this very image's, and were not loaded again.
+    pub reused: bool,
     /// Programs that were put in the place of older ones.
     pub swapped: usize,
     /// What could not be brought over, in words.
@@ -87,13 +93,14 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
     load_image(options, Image::own())
 }
 
-/// Loads an image, whatever is there now.
+/// Loads an image, whatever is there now. Whoever else loads or removes below the same root is
+/// waited for.
 pub fn load_image(options: &LoadOptions, image: Image<'_>) -> Result<Loaded, BpfError> {
     let root = &options.root;
     if !in_bpf_filesystem(root) {
         return Err(BpfError::NoBpfFilesystem(root.clone()));
     }
-    fs::create_dir_all(root).doing(|| format!("make {}", root.display()))?;
+    let _lock = Lock::take(root, lock::PATIENCE)?;
     let layouts = layouts(image, options)?;
     let attachment = match options.attachment {
         Some(attachment) => attachment,
@@ -105,21 +112,31 @@ pub fn load_image(options: &LoadOptions, image: Image<'_>) -> Result<Loaded, Bpf
         attachment,
         replaced: Vec::new(),
         connections: 0,
+        reused: false,
         swapped: 0,
         lost: Vec::new(),
     };
-    let programs = if own.exists() && fits(&own, &layouts)? {
-        let programs = load_over(image, options, &own)?;
-        pin_programs(&own, &programs)?;
-        programs
-    } else {
-        replace_generation(options, image, &own, &layouts, &mut loaded)?
+    let stamp = Stamp::of(image, options);
+    let is_whole = own.exists() && fits(&own, &layouts)?;
+    let there = is_whole.then(|| stamp.programs(&own)).flatten();
+    loaded.reused = there.is_some();
+    let programs = match there {
+        Some(programs) => programs,
+        None if is_whole => {
+            let programs = load_over(image, options, &own)?;
+            pin_programs(&own, &programs)?;
+            programs
+        }
+        None => replace_generation(options, image, &own, &layouts, &mut loaded)?,
     };
     let mut hooks = Hooks::new(own.clone());
     loaded.swapped += swap(&mut hooks, &programs)?;
     for source in sources(root, &own)? {
         let mut migration = Migration::new(source, image.abi, &own, &layouts)?;
         finish(&mut migration, &mut hooks, &programs, &mut loaded)?;
+    }
+    if !loaded.reused {
+        stamp.record(&own, &programs)?;
     }
     Ok(loaded)
 }
@@ -307,6 +324,10 @@ fn swap(hooks: &mut Hooks, programs: &[(Hook, ProgramFd)]) -> Result<usize, BpfE
 /// Takes everything away that is Watari's below `root`, of every generation: the node is as it
 /// was found.
 pub fn remove(root: &Path) -> Result<(), BpfError> {
+    if !root.is_dir() {
+        return Ok(());
+    }
+    let _lock = Lock::take(root, lock::PATIENCE)?;
     for name in names(root)? {
         let dir = PinDir::at(root.join(&name));
         let mut hooks = Hooks::new(dir.clone());

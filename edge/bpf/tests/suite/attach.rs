@@ -1,6 +1,7 @@
 use watari_abi::Hook;
-use watari_bpf::{Attachment, Datapath, Node, PinDir, PodHooks, load, remove};
+use watari_bpf::{Attachment, Datapath, Node, PinDir, PodHooks, load, load_image, remove};
 
+use crate::reuse::{changed, changed_object};
 use crate::world::{World, kinds, ping, words};
 
 #[test]
@@ -10,6 +11,7 @@ fn a_pod_is_attached_without_an_agent_and_a_reload_swaps_its_programs() {
         let (one, two) = (world.pod(1), world.pod(2));
         let root = world.bpffs.root();
         let (options, pods) = (world.options(attachment), [&one, &two]);
+        let object = changed_object();
         world.node.enter(|| {
             assert!(PodHooks::open(&root).unwrap().is_none());
             assert_eq!(load(&options).unwrap().attachment, attachment);
@@ -25,8 +27,8 @@ fn a_pod_is_attached_without_an_agent_and_a_reload_swaps_its_programs() {
             ping(&one, *address);
         }
         world.node.enter(|| {
-            let again = load(&options).unwrap();
-            assert_eq!(again.swapped, 4, "{again:?}");
+            let again = load_image(&options, changed(&object)).unwrap();
+            assert_eq!((again.reused, again.swapped), (false, 4), "{again:?}");
             for pod in pods {
                 let mut hooks = PodHooks::open(&root).unwrap().expect("a datapath");
                 assert_eq!(hooks.check(&pod.as_link()).unwrap(), [""; 0]);

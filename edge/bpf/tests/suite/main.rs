@@ -9,5 +9,6 @@ mod node;
 #[path = "../../build/object.rs"]
 #[allow(dead_code)] // The build script uses all of it.
 mod object;
+mod reuse;
 mod traffic;
 mod world;

@@ -25,7 +25,7 @@ fn other_object() -> &'static [u8] {
     })
 }
 
-fn other() -> Image<'static> {
+pub fn other() -> Image<'static> {
     Image {
         abi: OTHER_ABI,
         object: other_object(),

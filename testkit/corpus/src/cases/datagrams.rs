@@ -1,4 +1,5 @@
 use watari_abi::{Hook, StackPort, State, flags};
+use watari_datapath::state::SECOND;
 use watari_datapath::{Table, Verdict};
 
 use super::{SCTP, UDP, udp};
@@ -16,6 +17,7 @@ pub fn add(all: &mut Vec<Case>, place: &Place, net: Net) {
         udp_to_outside(place, net),
         udp_reply_of_the_stack(place, net),
         stale_stack_port(place, net),
+        stack_port_of_another_tick(place, net),
         ping(place, net),
         unasked_reply(place, net),
         association(place, net),
@@ -87,27 +89,36 @@ fn udp_reply_of_the_stack(place: &Place, net: Net) -> Case {
 
 /// What the port was used for is long past.
 fn stale_stack_port(place: &Place, net: Net) -> Case {
-    let mut scene = Scene::new(place, net, "udp-stale-stack-port");
+    // A machine that has just booted may not have been there then.
+    let then = place.now.wrapping_sub(181 * SECOND);
+    let scene = used(Scene::new(place, net, "udp-stale-stack-port"), net, then);
+    let to_a = scene.deliver(A);
+    let tuple = net.tuple((World, 53), (A, 5000), UDP);
+    scene
+        .shot(FromUplink, World, A, udp(53, 5000), to_a)
+        .kept(&tuple, Table::Transient, State::New, 0, [1, 0])
+        .done()
+}
+
+/// Another CPU, which is a tick ahead, has just sent from the port.
+fn stack_port_of_another_tick(place: &Place, net: Net) -> Case {
+    let scene = Scene::new(place, net, "udp-stack-port-of-another-tick");
+    used(scene, net, place.now + SECOND)
+        .shot(FromUplink, World, A, udp(53, 5000), Verdict::Stack)
+        .forgotten(&net.tuple((World, 53), (A, 5000), UDP))
+        .done()
+}
+
+/// With a port of A's used towards somebody whom the stack may translate.
+fn used(mut scene: Scene, net: Net, when: u64) -> Scene {
     let port = StackPort {
         address: net.of(A).into(),
         port: 5000_u16.to_be(),
         protocol: UDP,
         pad: 0,
     };
-    // A machine that has just booted may not have been there then.
-    let then = place.now.wrapping_sub(181 * 1_000_000_000);
-    scene.case.world.stack_ports.push((port, then));
-    let to_a = scene.deliver(A);
+    scene.case.world.stack_ports.push((port, when));
     scene
-        .shot(FromUplink, World, A, udp(53, 5000), to_a)
-        .kept(
-            &net.tuple((World, 53), (A, 5000), UDP),
-            Table::Transient,
-            State::New,
-            0,
-            [1, 0],
-        )
-        .done()
 }
 
 fn ping(place: &Place, net: Net) -> Case {
