@@ -202,6 +202,9 @@ pub mod flags {
     pub const NOT_PROMOTED: u16 = 16;
     /// As [`SEEN_AT_SOURCE`], for a packet back to who opened it.
     pub const REPLY_SEEN_AT_SOURCE: u16 = 32;
+    /// The stack delivered its first packet, so the tuple may be one that the stack made. It never
+    /// proves itself: another connection may enter the node with that very tuple.
+    pub const FROM_STACK: u16 = 64;
 }
 
 /// A connection: both directions.

@@ -4,7 +4,7 @@ use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 use crate::packet::{Packet, Part};
 use crate::quote::error;
 use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
-use crate::state::{SECOND, STACK_PORT, is_recent};
+use crate::state::{STACK_PORT, STACK_PORT_REFRESH, is_recent};
 use crate::track::{Opening, Spot, Way, track};
 use crate::translate::translate;
 use crate::{Dropped, Env, Step};
@@ -189,7 +189,7 @@ impl Spot for Arriving {
 
     #[inline(always)]
     fn opening<E: Env>(_: &mut E, _: &Packet) -> Option<Opening> {
-        Some(Opening::Stack)
+        Some(Opening::FromStack)
     }
 }
 
@@ -405,7 +405,7 @@ fn use_stack_port<E: Env>(env: &mut E, packet: &Packet) {
     // Well before it is too old, and not with each packet.
     let recent = env
         .stack_port(&key)
-        .is_some_and(|seen| is_recent(packet.now, *seen, 10 * SECOND));
+        .is_some_and(|seen| is_recent(packet.now, *seen, STACK_PORT_REFRESH));
     if !recent {
         env.remember_stack_port(&key, packet.now);
     }
@@ -420,10 +420,13 @@ fn is_stack_port<E: Env>(env: &mut E, packet: &Packet) -> bool {
         protocol: packet.tuple.protocol,
         pad: 0,
     };
-    let fresh = env
-        .stack_port(&key)
-        .is_some_and(|seen| is_recent(packet.now, *seen, STACK_PORT));
+    let seen = env.stack_port(&key).map(|seen| *seen);
+    let fresh = seen.is_some_and(|seen| is_recent(packet.now, seen, STACK_PORT));
     if fresh {
+        // An answer may go on for longer than anything was sent.
+        if !seen.is_some_and(|seen| is_recent(packet.now, seen, STACK_PORT_REFRESH)) {
+            env.remember_stack_port(&key, packet.now);
+        }
         env.step(Step::StackPort {
             address: key.address,
             port: key.port,

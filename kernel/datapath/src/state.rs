@@ -30,6 +30,8 @@ pub const OTHER_ANSWERED: u64 = 600 * SECOND;
 pub const FRAGMENT: u64 = 60 * SECOND;
 /// How long an unknown packet to a port may be a reply that the stack translates.
 pub const STACK_PORT: u64 = UDP_ANSWERED;
+/// Such a use is noted again when the last note is older than this.
+pub const STACK_PORT_REFRESH: u64 = 10 * SECOND;
 /// A time in a table is written again when it is off by more than this.
 pub const REFRESH: u64 = SECOND;
 

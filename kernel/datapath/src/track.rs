@@ -28,6 +28,8 @@ pub(crate) enum Opening {
     Stack,
     /// By the stack, to a pod of this node, where it counts.
     StackToPod,
+    /// By the stack, which delivers it here.
+    FromStack,
 }
 
 /// Which way a packet goes.
@@ -74,7 +76,7 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     }
     match opening {
         Opening::Direct => Way::Direct,
-        Opening::Stack | Opening::StackToPod => Way::Stack,
+        Opening::Stack | Opening::StackToPod | Opening::FromStack => Way::Stack,
     }
 }
 
@@ -136,7 +138,7 @@ fn pass<S: Spot, E: Env>(
     table: Table,
     state: State,
 ) -> Option<Way> {
-    let bits = entry.flags();
+    let mut bits = entry.flags();
     let flow = flow_of(bits, packet.side);
     env.step(Step::Connection {
         key: packet.key,
@@ -145,16 +147,24 @@ fn pass<S: Spot, E: Env>(
         state: state as u8,
         flags: bits,
     });
+    let at_end = matches!(S::HOOK, Hook::ToPod);
+    let from_stack = bits & flags::FROM_STACK != 0;
+    if from_stack && !at_end && flow == Flow::Original {
+        // Another's packet, with the tuple that the stack made for this connection.
+        return Some(Way::Stack);
+    }
     let next = next(packet, entry, state, flow);
     if next == Next::Restart {
         return None;
     }
+    if at_end && bits & flags::VIA_STACK == 0 && flow == Flow::Original {
+        bits = taken_over(packet, entry, bits);
+    }
     let direct = bits & flags::VIA_STACK == 0;
-    let at_end = matches!(S::HOOK, Hook::ToPod);
-    if !direct {
+    if !direct && !from_stack {
         follow(env, entry, at_end, packet.local, bits, flow);
     }
-    if direct || at_end || !packet.local {
+    if direct || at_end || !packet.local || from_stack {
         entry.add(flow, env.length(), packet.now, packet.tcp_flags());
     }
     match next {
@@ -176,6 +186,19 @@ fn pass<S: Spot, E: Env>(
     } else {
         Way::Translated
     })
+}
+
+/// The stack delivers what opens a direct connection without a handshake: a sender uses one port
+/// both straight and by a translation of the stack's. From now on the stack has it all, for it
+/// alone can tell the two apart.
+#[inline(always)]
+fn taken_over<T: Entry>(packet: &Packet, entry: &T, bits: u16) -> u16 {
+    if packet.has_handshake() {
+        return bits;
+    }
+    let bits = bits | flags::VIA_STACK | flags::FROM_STACK;
+    entry.set_flags(bits);
+    bits
 }
 
 /// What the packet makes of the state.
@@ -282,6 +305,9 @@ fn plan(packet: &mut Packet, opening: Opening) {
         Opening::Direct => 0,
         Opening::Stack => flags::VIA_STACK,
         Opening::StackToPod => flags::VIA_STACK | seen_flag(flow),
+        // Of a connection found mid-stream nobody knows; it may prove itself.
+        Opening::FromStack if state == State::PickedUp => flags::VIA_STACK,
+        Opening::FromStack => flags::VIA_STACK | flags::FROM_STACK,
     };
     let low_sent = matches!(packet.side, Side::Low);
     if low_sent == matches!(flow, Flow::Original) {

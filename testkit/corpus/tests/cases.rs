@@ -38,3 +38,24 @@ fn a_case_fails_in_another_world() {
     }
     assert!(failed > 60, "only {failed} cases noticed");
 }
+
+/// A Service of the stack's that answers by UDP for longer than anything is sent to it: every answer
+/// is the stack's to translate.
+#[test]
+fn a_long_answer_stays_with_the_stack() {
+    const SECOND: u64 = 1_000_000_000;
+    let place = Place::default();
+    let name = "udp-reply-of-the-stack/v4";
+    let case = cases(&place)
+        .into_iter()
+        .find(|case| case.name == name)
+        .unwrap_or_else(|| panic!("no case {name}"));
+    let mut desk = desk::desk(&case.world, place.now);
+    let (asked, answer) = (&case.shots[0], &case.shots[1]);
+    desk.run(asked.hook, asked.input.clone());
+    for round in 1..=60 {
+        desk.now = place.now + round * 5 * SECOND;
+        let verdict = desk.run(answer.hook, answer.input.clone()).verdict;
+        assert_eq!(verdict, answer.verdict, "after {} s", round * 5);
+    }
+}
