@@ -82,9 +82,9 @@ impl Frame for Tc {
         value: T,
     ) -> Result<(), Refused> {
         match within::<T>(self.skb, offset) {
-            // SAFETY: `within` found it inside the packet, which the kernel has made ours alone:
-            // it does so for a program that writes. For alignment see `fixed`.
             Some(place) => {
+                // SAFETY: `within` found it inside the packet, which the kernel has made ours
+                // alone: it does so for a program that writes. For alignment see `fixed`.
                 unsafe { place.write(value) };
                 Ok(())
             }

@@ -128,7 +128,8 @@ impl Env for Tc {
         let scratch = unsafe { &mut *place };
         scratch.zero();
         fill(scratch);
-        let made = TRANSIENT.insert(&scratch.key, &scratch.connection, u64::from(BPF_ANY));
+        let (key, connection) = (&scratch.key, &scratch.connection);
+        let made = TRANSIENT.insert(key, connection, u64::from(BPF_ANY));
         if event
             && FLOW_EVENTS
                 .output_untyped::<FlowEvent>(&*scratch, QUIETLY)
@@ -301,15 +302,15 @@ fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
         hook: hook as u8,
         pad: 0,
     };
-    match DROPS_BY_LINK.get_ptr_mut(key) {
-        Some(place) => tally(Some(place), length),
-        None => {
-            let first = watari_abi::Tally {
-                packets: 1,
-                bytes: u64::from(length),
-            };
-            let _ = DROPS_BY_LINK.insert(key, first, u64::from(BPF_ANY));
-        }
+    let known = DROPS_BY_LINK.get_ptr_mut(key);
+    if known.is_some() {
+        tally(known, length);
+    } else {
+        let first = watari_abi::Tally {
+            packets: 1,
+            bytes: u64::from(length),
+        };
+        let _ = DROPS_BY_LINK.insert(key, first, u64::from(BPF_ANY));
     }
     let Some(mut slot) = DROP_EVENTS.reserve_untyped::<DropEvent>(0) else {
         tc.lost();
@@ -345,7 +346,7 @@ fn capture(tc: &Tc, headers: &mut [u8; HEADER_BYTES]) -> u8 {
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) wanted, options(nomem, nostack)) };
     // No frame is shorter than its link header; and from `!= 0` it does not learn either that the
     // number is at least one.
-    if wanted < watari_wire::ETHERNET as u64 || wanted > HEADER_BYTES as u64 {
+    if wanted < u64::from(watari_wire::ETHERNET) || wanted > HEADER_BYTES as u64 {
         return 0;
     }
     // SAFETY: at most the bytes of `headers`, which the lines above show to the verifier too.

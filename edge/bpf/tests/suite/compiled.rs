@@ -1,11 +1,18 @@
 //! What the compiled programs are like.
 
+use aya::programs::SchedClassifier;
 use aya_obj::{EbpfSectionKind, Object};
 use watari_abi::{Hook, maps};
-use watari_bpf::Image;
+use watari_bpf::{Image, LoadOptions, PinDir, load};
+
+use crate::world::World;
 
 /// Bytes that the object may have: it is part of the agent.
 const LARGEST: usize = 2_000_000;
+
+/// Instructions that the verifier may look at, in all programs together: a start of the agent waits
+/// for it, about 1.5 µs for each.
+const MOST_VERIFIED: u32 = 250_000;
 
 #[test]
 fn no_program_can_panic() {
@@ -44,4 +51,23 @@ fn it_holds_every_hook_and_every_map_and_is_small() {
         "the object has {} bytes",
         image.len()
     );
+}
+
+#[test]
+fn the_kernel_verifies_it_in_a_moment() {
+    let world = World::new();
+    let root = world.bpffs.root();
+    let all: u32 = world.node.enter(|| {
+        load(&LoadOptions::at(&root)).unwrap();
+        let counts = Hook::ALL.iter().map(|hook| {
+            let place = PinDir::current(&root).program(*hook);
+            let info = SchedClassifier::from_pin(place).unwrap().info().unwrap();
+            // Linux says it since 5.16.
+            let count = info.verified_instruction_count().expect("a count");
+            println!("{hook:?}: {count} instructions verified");
+            count
+        });
+        counts.sum()
+    });
+    assert!(all < MOST_VERIFIED, "{all} instructions are verified");
 }
