@@ -217,12 +217,8 @@ impl Node {
                 let hook = abi_hook(at.hook);
                 let program = self.hooks.dir().open_program(hook)?;
                 let place = (&at.link, ifindex);
-                // Many pods may wait for theirs.
-                if hook == Hook::FromUplink || self.attachment == Attachment::Clsact {
-                    self.hooks.attach(self.attachment, place, hook, &program)
-                } else {
-                    self.hooks.attach_quickly(place, hook, &program)
-                }
+                // Not quickly: the link may carry traffic, of which making a qdisc loses packets.
+                self.hooks.attach(self.attachment, place, hook, &program)
             }
             Change::Detach(at) => self.detach(at),
             Change::RemoveStray(stray) => self.remove_stray(stray),
@@ -280,7 +276,7 @@ impl Node {
                 there.link == at.link && there.hook == hook && there.by != attachment
             });
             if is_second {
-                self.hooks.detach(&found)?;
+                self.hooks.detach_under_traffic(&found)?;
             }
         }
         Ok(())
@@ -392,7 +388,7 @@ impl Datapath for Node {
                 Err(error) if error.is_absent() => continue,
                 other => other?,
             }
-            self.hooks.detach(&found)?;
+            self.hooks.detach_under_traffic(&found)?;
             done += 1;
         }
         Ok(done)

@@ -307,20 +307,23 @@ impl Hooks {
 
     /// Takes a program off its link. A qdisc that we made and nobody uses any more goes too.
     pub fn detach(&mut self, found: &Found) -> Result<(), BpfError> {
+        self.detach_under_traffic(found)?;
+        match found {
+            Found::Filter { at, .. } => self.drop_qdisc(&at.link, at.ifindex),
+            Found::Link { .. } | Found::Dead { .. } => Ok(()),
+        }
+    }
+
+    /// Takes a program off its link, and leaves the qdisc: while one is made or removed the kernel
+    /// drops what the link sends (`dev_deactivate` in `qdisc_graft`).
+    pub fn detach_under_traffic(&mut self, found: &Found) -> Result<(), BpfError> {
         match found {
             // The last reference to a link detaches it.
             Found::Link { pin, .. } | Found::Dead { pin } => unpin(pin),
-            Found::Filter { at, filter } => {
-                let done = self.control()?.delete_filter(filter);
-                match done {
-                    Err(error) if is_gone(&error) => {}
-                    other => {
-                        other
-                            .doing(|| format!("take the filter {} off {}", filter.name, at.link))?;
-                    }
-                }
-                self.drop_qdisc(&at.link, at.ifindex)
-            }
+            Found::Filter { at, filter } => match self.control()?.delete_filter(filter) {
+                Err(error) if is_gone(&error) => Ok(()),
+                other => other.doing(|| format!("take the filter {} off {}", filter.name, at.link)),
+            },
         }
     }
 

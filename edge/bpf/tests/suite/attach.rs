@@ -2,6 +2,7 @@ use watari_abi::Hook;
 use watari_bpf::{Attachment, Datapath, Node, PinDir, PodHooks, load, load_image, remove};
 
 use crate::reuse::{changed, changed_object};
+use crate::traffic::Traffic;
 use crate::world::{World, kinds, ping, words};
 
 #[test]
@@ -55,6 +56,10 @@ fn what_the_plugin_attaches_is_promoted_under_traffic() {
             for pod in [&one, &two] {
                 hooks.add(&pod.as_link()).unwrap();
             }
+        });
+        let traffic = Traffic::start(&one, &two);
+        world.node.enter(|| {
+            let mut hooks = PodHooks::open(&root).unwrap().expect("a datapath");
             let mut node = Node::open(&root, attachment).unwrap();
             let before = node.observe().unwrap();
             let other = usize::from(attachment == Attachment::Tcx) * 4;
@@ -68,7 +73,8 @@ fn what_the_plugin_attaches_is_promoted_under_traffic() {
             hooks.add(&one.as_link()).unwrap();
             assert_eq!(node.observe().unwrap(), after);
         });
-        ping(&one, two.addresses[0]);
+        traffic.goes_on("promoted");
+        traffic.end();
     }
 }
 
