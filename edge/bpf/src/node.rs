@@ -22,7 +22,7 @@ use crate::links;
 use crate::map::{Map, PerCpuMap};
 use crate::pins::PinDir;
 use crate::sweep::Sweep;
-use crate::sys::{MapFd, Pinned, ProgramFd};
+use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
 
 /// Bits of a v4-mapped address before the IPv4 part.
 const MAPPED_BITS: u8 = 96;
@@ -262,7 +262,12 @@ impl Node {
             Stray::Hook { at, .. } => self.detach(at),
             Stray::Pin(name) => {
                 let pin = self.hooks.dir().links().join(name);
-                self.hooks.detach(&Found::Dead { pin })?;
+                // What was attached meanwhile may be pinned there.
+                let now = LinkFd::open(&pin).and_then(|link| link.info());
+                let lives = now.is_ok_and(|now| links::name_of(now.ifindex).is_some());
+                if !lives {
+                    self.hooks.detach(&Found::Dead { pin })?;
+                }
                 self.hooks.forget_gone_qdiscs()
             }
         }
