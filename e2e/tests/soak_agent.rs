@@ -19,7 +19,7 @@ use watari_e2e::watch::{Watch, asked};
 use watari_testkit::wait_until;
 
 /// Longer than an agent takes to load, or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const NODES: [&str; 2] = ["node1", "node2"];
 
 /// How often all of it happens.

@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use watari_abi::{ConnectionKey, OTHER_ABI};
-use watari_bpf::{Attachment, Datapath, Flow, Image, Node, PodHooks, load, load_image};
+use watari_bpf::{
+    Attachment, Datapath, Flow, Image, LoadOptions, Node, PodHooks, load, load_image,
+};
 
 use traffic::Traffic;
 use world::{World, kinds};
@@ -64,6 +66,21 @@ fn flows(world: &World, attachment: Attachment, mut take: impl FnMut(Flow) + Sen
     });
 }
 
+/// Replaces tables and programs, and what replaced them; then programs alone.
+fn there_and_back(options: &LoadOptions, other: Image<'_>, changed: &[u8]) {
+    load_image(options, other).expect("load the other layout");
+    load(options).expect("load this one");
+    let changed = Image {
+        object: changed,
+        ..Image::own()
+    };
+    for image in [changed, Image::own()] {
+        let loaded = load_image(options, image).expect("load in place");
+        assert_eq!((loaded.reused, loaded.swapped), (false, 4));
+    }
+    assert!(load(options).expect("load nothing").reused);
+}
+
 #[test]
 fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
     let object = other_object();
@@ -91,20 +108,9 @@ fn no_packet_is_lost_while_programs_and_layouts_are_replaced() {
         let before = created(&world, attachment);
         assert_eq!(before.len(), 4, "{before:?}");
         for round in 0..rounds() {
-            world.node.enter(|| {
-                load_image(&options, other).unwrap();
-                load(&options).unwrap();
-                // In place, to another build and back.
-                let changed = Image {
-                    object: &changed,
-                    ..Image::own()
-                };
-                for image in [changed, Image::own()] {
-                    let loaded = load_image(&options, image).unwrap();
-                    assert_eq!((loaded.reused, loaded.swapped), (false, 4));
-                }
-                assert!(load(&options).unwrap().reused);
-            });
+            world
+                .node
+                .enter(|| there_and_back(&options, other, &changed));
             traffic.goes_on(&format!("{attachment:?}, round {round}"));
         }
         assert_eq!(

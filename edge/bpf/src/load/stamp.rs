@@ -21,8 +21,11 @@ const LOADER: u32 = 1;
 /// The only key of the map that holds the stamp.
 const KEY: [u8; 4] = [0; 4];
 
+/// Of a digest by SHA-256.
+const BYTES: u32 = 32;
+
 /// SHA-256.
-type Digest = [u8; 32];
+type Digest = [u8; BYTES as usize];
 
 /// The stamp of an image, as far as it does not depend on what is pinned.
 pub(super) struct Stamp(Sha256);
@@ -54,8 +57,7 @@ impl Stamp {
     /// Says of the programs pinned in `dir` that they are the image's.
     pub fn record(&self, dir: &PinDir, programs: &[(Hook, ProgramFd)]) -> Result<(), BpfError> {
         let stamp = self.with_pins(dir, programs)?;
-        let length = size_of::<Digest>() as u32;
-        let map = MapFd::create("build", MapKind::Array, (4, length), 1, 0)
+        let map = MapFd::create("build", MapKind::Array, (4, BYTES), 1, 0)
             .doing(|| "make the map of the stamp".to_owned())?;
         map.update(&KEY, &stamp)
             .doing(|| "set the stamp".to_owned())?;

@@ -37,7 +37,7 @@ fn programs(root: &Path) -> Vec<u32> {
 /// Loads where programs are, and gives whether those stayed.
 fn stayed(options: &LoadOptions, image: Image<'_>) -> Loaded {
     let before = programs(&options.root);
-    let loaded = load_image(options, image).unwrap();
+    let loaded = load_image(options, image).expect("load");
     let same = programs(&options.root) == before;
     assert_eq!(loaded.reused, same, "{loaded:?}");
     loaded
