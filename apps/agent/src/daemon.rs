@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -96,7 +96,7 @@ impl<K: Datapath> Daemon<K> {
         Ok(Self {
             node: Node::new(&options.node, kernel, book)?,
             reconciler: Reconciler::new(Backoff::default()),
-            folder: Folder::new(&options.cluster),
+            folder: Folder::new(&options.cluster, &options.node),
             missed: Missed::default(),
             log: Log::default(),
             uplinks: BTreeSet::new(),
@@ -278,6 +278,11 @@ impl<K: Datapath> Daemon<K> {
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
         let cluster = self.folder.poll();
+        let doubt = self
+            .folder
+            .doubt()
+            .map_or(Ok(()), |why| Err(anyhow!("{why}")));
+        self.trouble("cluster", doubt);
         let mut records = self.node.book.poll();
         if let Err(StoreError::Damaged { .. }) = records {
             let recovered = self.recover();

@@ -66,12 +66,12 @@ impl<K: Datapath> Daemon<K> {
     fn worth_knowing(&self) -> Vec<String> {
         let mut notes = self.node.notes();
         notes.extend(self.troubles.values().cloned());
-        match self.folder.cluster() {
-            Some(cluster) => notes.extend(cluster.errors.iter().cloned()),
-            None => notes.push(format!(
+        notes.extend(self.folder.errors().iter().cloned());
+        if self.folder.cluster().is_none() && self.folder.doubt().is_none() {
+            notes.push(format!(
                 "no cluster is known: {} cannot be read; the ways to other nodes stay as they are",
                 self.folder.path().display()
-            )),
+            ));
         }
         notes
     }

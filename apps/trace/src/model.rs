@@ -217,6 +217,15 @@ pub enum End {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         pod: Option<String>,
     },
+    /// It never leaves the pod that sends it, and no program sees it.
+    #[serde(rename_all = "camelCase")]
+    Loopback {
+        /// On which node.
+        node: String,
+        /// The pod's name, if it is known.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        pod: Option<String>,
+    },
     /// A node itself has it.
     #[serde(rename_all = "camelCase")]
     Node {
@@ -256,7 +265,7 @@ impl End {
     pub const fn is_well(&self) -> bool {
         matches!(
             self,
-            Self::Delivered { .. } | Self::Node { .. } | Self::Left { .. }
+            Self::Delivered { .. } | Self::Loopback { .. } | Self::Node { .. } | Self::Left { .. }
         )
     }
 }

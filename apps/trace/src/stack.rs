@@ -138,24 +138,31 @@ impl Node {
         }
     }
 
-    fn send(&self, mut packet: Packet, is_own: bool, out: &Out) -> Result<Handed> {
+    /// Why the stack does not send a packet that it has a way for.
+    fn refusal(&self, packet: &Packet, is_own: bool, out: &Out) -> Result<Option<String>> {
         let is_ipv4 = packet.destination.is_ipv4();
         if !is_own {
             if !is_ipv4 && !stack_forwards_ipv6()? {
-                return Ok(self.refused(packet, "the node does not forward IPv6"));
+                return Ok(Some("the node does not forward IPv6".to_owned()));
             }
             if packet.ttl <= 1 {
                 let why = "its time to live ends here, and the sender is told so";
-                return Ok(self.refused(packet, why));
+                return Ok(Some(why.to_owned()));
             }
         }
         let mtu = self.kernel.borrow().mtu(out.index, out.mtu, is_ipv4);
-        if packet.length() as u64 > u64::from(mtu) {
-            let why = format!(
+        let is_long = packet.length() as u64 > u64::from(mtu);
+        Ok(is_long.then(|| {
+            format!(
                 "{} bytes are more than the {mtu} of {}, and the sender is told so",
                 packet.length(),
                 self.here.link_name(out.index)
-            );
+            )
+        }))
+    }
+
+    fn send(&self, mut packet: Packet, is_own: bool, out: &Out) -> Result<Handed> {
+        if let Some(why) = self.refusal(&packet, is_own, out)? {
             return Ok(self.refused(packet, &why));
         }
         if !is_own {

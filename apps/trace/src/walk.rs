@@ -70,6 +70,15 @@ pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
         packet: question.packet.clone(),
         translated: None,
     };
+    if let Some(way) = question.inside() {
+        return Ok(question.told(
+            way.clone(),
+            question.reply.then(|| Journey {
+                packet: way.packet.answered(),
+                ..way
+            }),
+        ));
+    }
     let there = walk.follow(&question.node, arrival)?;
     let mut reply = None;
     if question.reply && there.journey.end.is_well() {
@@ -93,13 +102,41 @@ pub fn trace(cluster: &mut impl Cluster, question: &Question) -> Result<Trace> {
             reply = Some(walk.follow(&there.node, arrival)?.journey);
         }
     }
-    Ok(Trace {
-        schema: SCHEMA,
-        from: question.from.clone(),
-        to: question.to.clone(),
-        way: there.journey,
-        reply,
-    })
+    Ok(question.told(there.journey, reply))
+}
+
+impl Question {
+    /// The way of what a pod sends to itself: its own stack has it before any program sees it.
+    fn inside(&self) -> Option<Journey> {
+        let (from, to) = (&self.from, &self.to);
+        let Place::Pod { address } = self.place else {
+            return None;
+        };
+        let destination = self.packet.destination;
+        let is_same = to.kind == Kind::Pod
+            && from.name.is_some()
+            && (&from.name, &from.node) == (&to.name, &to.node);
+        let is_own = destination == address || destination == from.address || is_same;
+        let stays = is_own || destination.is_loopback() || destination.is_unspecified();
+        stays.then(|| Journey {
+            packet: self.packet.clone(),
+            hops: Vec::new(),
+            end: End::Loopback {
+                node: self.node.clone(),
+                pod: from.name.clone(),
+            },
+        })
+    }
+
+    fn told(&self, way: Journey, reply: Option<Journey>) -> Trace {
+        Trace {
+            schema: SCHEMA,
+            from: self.from.clone(),
+            to: self.to.clone(),
+            way,
+            reply,
+        }
+    }
 }
 
 /// What comes after a node.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use watari_agent::Status;
 use watari_bpf::FakeDatapath;
 use watari_tables::{Hook, HookAt};
 
-use crate::world::{Node, failed, repaired, run, until, until_healthy};
+use crate::world::{Agent, Node, failed, repaired, run, until, until_healthy};
 
 #[test]
 fn the_datapath_becomes_what_store_and_cluster_say() {
@@ -68,6 +69,40 @@ fn without_a_cluster_the_ways_to_other_nodes_stay() {
         // The folder comes, and says that there are no others.
         node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
         until(agent, "the list", |status| status.remotes == 0);
+    });
+}
+
+#[test]
+fn a_cluster_without_this_node_takes_no_ways_away() {
+    let node = Node::new();
+    node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
+    node.manifest("node2", "10.240.0.5", "10.244.2.0/24");
+    node.with_agent(|agent| {
+        until_healthy(agent);
+        let (own, other) = (
+            node.cluster().join("node1.yaml"),
+            node.cluster().join("node2.yaml"),
+        );
+        let kept = |agent: &mut Agent, words: &str| {
+            let said = |status: &Status| status.notes.iter().any(|note| note.contains(words));
+            let status = until(agent, words, said);
+            assert!(!status.healthy, "{status:#?}");
+            assert_eq!((status.nodes, status.remotes), (Some(2), 1), "{status:#?}");
+            let route = ["ip", "route", "show", "10.244.2.0/24", "proto", "87"];
+            assert!(node.netns.run(&route).contains("10.240.0.5"));
+        };
+        std::fs::write(&own, "").unwrap();
+        kept(agent, "node1 is not among its nodes");
+        std::fs::write(&other, "").unwrap();
+        kept(agent, "no Node");
+        std::fs::remove_file(&own).unwrap();
+        std::fs::remove_file(&other).unwrap();
+        kept(agent, "no Node");
+
+        node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
+        let status = until(agent, "the list", |status| status.remotes == 0);
+        assert_eq!(status.nodes, Some(1), "who is there says who is gone");
+        until_healthy(agent);
     });
 }
 
@@ -152,6 +187,7 @@ fn what_somebody_changed_inside_the_pod_is_repaired() {
 fn what_somebody_changed_in_the_datapath_is_repaired() {
     let node = Node::new();
     let pod = node.pod("c1", 60_000);
+    node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
     node.manifest("node2", "10.240.0.105", "10.244.2.0/24");
     node.with_agent(|agent| {
         until_healthy(agent);

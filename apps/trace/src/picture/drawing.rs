@@ -170,6 +170,16 @@ fn lanes(journey: &Journey, from: &Party, to: &Party) -> (Lane, Option<Lane>) {
     (left, Some(right))
 }
 
+/// What a pod sends to itself.
+fn inside(node: &str, from: &Party) -> Lane {
+    Lane {
+        node: Some(node.to_owned()),
+        party: party(from),
+        rows: vec![Row::Beside("its own loopback".to_owned())],
+        whole: true,
+    }
+}
+
 fn left_rows(journey: &Journey, hops: &[Numbered<'_>]) -> Vec<Row> {
     let mut all = Vec::new();
     for (number, hop) in hops {
@@ -258,7 +268,10 @@ impl Lane {
 
 /// Draws a journey.
 pub fn draw(journey: &Journey, from: &Party, to: &Party) -> String {
-    let (left, right) = lanes(journey, from, to);
+    let (left, right) = match &journey.end {
+        End::Loopback { node, .. } => (inside(node, from), None),
+        _ => lanes(journey, from, to),
+    };
     let mut canvas = Canvas::new(COLUMNS);
     let top = 1;
     let left_end = left.draw(&mut canvas, LEFT, top, false);

@@ -212,6 +212,10 @@ fn end(end: &End) -> String {
             let pod = pod.as_deref().unwrap_or("the pod");
             format!("Delivered to {pod} on {node}.")
         }
+        End::Loopback { node, pod } => {
+            let pod = pod.as_deref().unwrap_or("the pod");
+            format!("Stays inside {pod} on {node}: its own loopback has it, no program sees it.")
+        }
         End::Node { node } => format!("Delivered to node {node} itself."),
         End::Left {
             node,

@@ -47,6 +47,34 @@ fn between_pods_of_one_node() {
 }
 
 #[test]
+fn what_a_pod_sends_to_itself_stays_inside() {
+    let mut stage = Stage::new(SAME_NODE, BOTH[0]);
+    let sent = |stage: &mut Stage| stage.count(0, Counter::Delivered);
+    for own in [stage.client().address(false), "127.0.0.1".parse().unwrap()] {
+        let packet = packet(Protocol::Udp, stage.client().address(false), own);
+        let traced = stage.trace(&packet, true);
+        let reply = traced.reply.as_ref().unwrap();
+        for way in [&traced.way, reply] {
+            assert!(matches!(way.end, End::Loopback { .. }), "{traced:#?}");
+            assert!(way.hops.is_empty(), "{traced:#?}");
+        }
+        assert!(traced.is_well());
+
+        let before = sent(&mut stage);
+        stage.client().netns.enter(|| {
+            let there = UdpSocket::bind((own, 4444)).unwrap();
+            there.set_read_timeout(Some(PATIENCE)).unwrap();
+            let here = UdpSocket::bind((own, 0)).unwrap();
+            here.send_to(b"inside", there.local_addr().unwrap())
+                .unwrap();
+            let mut room = [0; 16];
+            assert_eq!(there.recv(&mut room).unwrap(), 6);
+        });
+        assert_eq!(sent(&mut stage), before, "a program saw it");
+    }
+}
+
+#[test]
 fn between_pods_of_two_nodes() {
     for attachment in BOTH {
         let mut stage = Stage::new(CROSS_NODE, attachment);
