@@ -89,6 +89,16 @@ fn a_trace_through_a_lab_is_what_a_ping_sees() {
     let (code, said) = status(&lab, &["web-1", "web-9"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("lab get pods"), "{said}");
+    for (node, why) in [("nope", "no node nope"), ("node2", "is on node node1")] {
+        let (code, said) = status(&lab, &["web-1", "web-3:80", "--node", node]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    for own in ["web-1:80", "127.0.0.1:80"] {
+        let (code, said) = status(&lab, &["web-1", own]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("its own loopback"), "{said}");
+    }
 
     // Without a datapath: the ordinary road.
     lab.watari(&["lab", "agent", "stop"]);

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use watari_abi::maps;
 use watari_model::IfName;
 
 /// How an agent runs.
@@ -18,6 +19,12 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Where the datapath is pinned.
     pub bpf_root: PathBuf,
+    /// Entries of the table of established connections.
+    pub established: u32,
+    /// Entries of the table of all other connections.
+    pub transient: u32,
+    /// The programs tell of connections that come and end.
+    pub flow_events: bool,
     /// The folders in which runtimes mount the namespaces of sandboxes.
     pub namespaces: Vec<PathBuf>,
     /// How long a sandbox is missed before what it left is taken back.
@@ -36,6 +43,9 @@ impl Options {
             data_dir: watari_store::DEFAULT_DIR.into(),
             run_dir: "/run/watari".into(),
             bpf_root: watari_bpf::ROOT.into(),
+            established: maps::ESTABLISHED_MAX,
+            transient: maps::TRANSIENT_MAX,
+            flow_events: true,
             namespaces: crate::recover::usual_namespaces(),
             grace: Duration::from_mins(5),
             survey: Duration::from_secs(30),

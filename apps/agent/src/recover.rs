@@ -85,21 +85,26 @@ fn sandboxes(folders: &[PathBuf]) -> Vec<Sandbox> {
     found
 }
 
-fn record(
-    snapshot: &Snapshot,
-    link: &Link,
-    owner: &Owner,
-    sandboxes: &[Sandbox],
-) -> Result<Option<(EndpointRecord, Owner)>> {
-    let routes = snapshot.routes(link.index);
-    let addresses: BTreeSet<IpAddr> = routes
+/// A pod's addresses: those that the link has a host route to.
+fn addresses(snapshot: &Snapshot, link: &Link) -> BTreeSet<IpAddr> {
+    snapshot
+        .routes(link.index)
         .iter()
         .filter(|route| {
             route.via.is_none()
                 && route.destination.prefix_len() == route.destination.max_prefix_len()
         })
         .map(|route| route.destination.addr())
-        .collect();
+        .collect()
+}
+
+fn record(
+    snapshot: &Snapshot,
+    link: &Link,
+    owner: &Owner,
+    sandboxes: &[Sandbox],
+) -> Result<Option<(EndpointRecord, Owner)>> {
+    let addresses = addresses(snapshot, link);
     let neighbours = snapshot.neighbours(link.index);
     let mac = neighbours.iter().next().map(|neighbour| neighbour.mac);
     let ifname = &owner.attachment.ifname;

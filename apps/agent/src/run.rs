@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use watari_abi::ABI_VERSION;
-use watari_bpf::{LoadOptions, Loaded, Node as Kernel, load, probe};
+use watari_abi::{ABI_VERSION, Config, config_flags, maps};
+use watari_bpf::{LoadOptions, Loaded, Map, Node as Kernel, PinDir, load, probe};
 use watari_netlink::Handle;
 use watari_nft::masquerade::Masquerading;
 
@@ -36,9 +36,28 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<()> {
 
 /// Loads this build's datapath, or takes up the one that is there.
 pub fn open(options: &Options) -> Result<(Kernel, Loaded)> {
-    let loaded = load(&LoadOptions::at(&options.bpf_root)).context("load the datapath")?;
+    let loading = LoadOptions {
+        established: Some(options.established),
+        transient: Some(options.transient),
+        ..LoadOptions::at(&options.bpf_root)
+    };
+    let loaded = load(&loading).context("load the datapath")?;
+    configure(options).context("configure the datapath")?;
     let kernel = Kernel::open(&options.bpf_root, loaded.attachment).context("open the datapath")?;
     Ok((kernel, loaded))
+}
+
+/// Tells the programs what an agent is told for the whole node.
+fn configure(options: &Options) -> Result<()> {
+    let dir = PinDir::current(&options.bpf_root);
+    let map: Map<u32, Config> = Map::open(&dir.map(maps::CONFIG))?;
+    let mut config = map.get(&0)?.unwrap_or_default();
+    if options.flow_events {
+        config.flags &= !config_flags::QUIET;
+    } else {
+        config.flags |= config_flags::QUIET;
+    }
+    Ok(map.insert(&0, &config)?)
 }
 
 fn missing(root: &Path) -> Result<Vec<Missing>> {
@@ -126,4 +145,52 @@ fn remove_masquerading() -> Result<()> {
     let removed = table.remove();
     table.leave();
     Ok(removed.map(drop)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use watari_abi::{Connection, ConnectionKey};
+    use watari_testbed::{Bed, Between, Datapaths, Layout};
+
+    use super::*;
+
+    #[test]
+    fn the_datapath_has_the_sizes_and_events_that_it_is_told() {
+        let layout = Layout {
+            nodes: 1,
+            pods: 1,
+            mtu: 1500,
+            between: Between::Wire,
+        };
+        let bed = Bed::new(layout).unwrap();
+        let datapaths = Datapaths::load(&bed, watari_bpf::Attachment::Clsact.into()).unwrap();
+        let usual = Options {
+            bpf_root: datapaths.root(0).clone(),
+            ..Options::new("node1")
+        };
+        let other = Options {
+            established: 3000,
+            transient: 2000,
+            flow_events: false,
+            ..usual.clone()
+        };
+        let dir = PinDir::current(&usual.bpf_root);
+        let size = |map: &str| {
+            let map: Map<ConnectionKey, Connection> = Map::open(&dir.map(map)).unwrap();
+            map.info().max_entries
+        };
+        let (established, transient) = (maps::ESTABLISHED_MAX, maps::TRANSIENT_MAX);
+        for (options, entries, flags) in [
+            (&usual, (established, transient), 0),
+            (&other, (3000, 2000), config_flags::QUIET),
+            (&usual, (established, transient), 0),
+        ] {
+            bed.nodes[0].netns.enter(|| {
+                open(options).unwrap();
+                assert_eq!((size(maps::ESTABLISHED), size(maps::TRANSIENT)), entries);
+                let config: Map<u32, Config> = Map::open(&dir.map(maps::CONFIG)).unwrap();
+                assert_eq!(config.get(&0).unwrap().unwrap().flags, flags);
+            });
+        }
+    }
 }

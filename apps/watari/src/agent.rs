@@ -11,6 +11,9 @@ use watari_model::IfName;
 
 use crate::{Outcome, told};
 
+/// Entries of a table of connections, at most: some GiB of memory.
+const TABLE_MAX: i64 = 1 << 24;
+
 /// Keep this node's pods, datapath and routes as they should be.
 ///
 /// Prints `ready` once the datapath stands, and logs to standard error (`WATARI_LOG` filters, as
@@ -39,6 +42,19 @@ pub struct Args {
     /// Seconds that a sandbox is missed before what it left is taken back.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     grace: u32,
+    /// Entries of the table of established TCP and SCTP connections. Another size than that of the
+    /// table there makes a new one, into which connections are brought over.
+    #[arg(long, value_name = "N", default_value_t = watari_abi::maps::ESTABLISHED_MAX,
+        value_parser = clap::value_parser!(u32).range(1..=TABLE_MAX))]
+    established: u32,
+    /// The same of the table of all other connections.
+    #[arg(long, value_name = "N", default_value_t = watari_abi::maps::TRANSIENT_MAX,
+        value_parser = clap::value_parser!(u32).range(1..=TABLE_MAX))]
+    transient: u32,
+    /// Send no event for a connection that comes or ends: `watari flows --follow` tells of drops
+    /// alone.
+    #[arg(long)]
+    no_flow_events: bool,
     /// Leave the node as it was found: no programs, no tables, no routes of ours. Pods stay.
     #[arg(long)]
     remove: bool,
@@ -98,6 +114,9 @@ impl Args {
             run_dir: self.run_dir,
             bpf_root: self.bpf_root,
             grace: Duration::from_secs(self.grace.into()),
+            established: self.established,
+            transient: self.transient,
+            flow_events: !self.no_flow_events,
             ..Options::new(&node)
         })
     }

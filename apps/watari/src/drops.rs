@@ -1,5 +1,7 @@
 //! `watari drops`: what a node dropped, and why.
 
+use clap::builder::PossibleValuesParser;
+use watari_abi::Reason;
 use watari_agent::{Ask, Dropped, Drops, Examples, Names, monotonic};
 
 use crate::Outcome;
@@ -14,11 +16,17 @@ pub struct Args {
     #[command(flatten)]
     place: Place,
     /// For this reason only.
-    #[arg(long)]
+    #[arg(long, value_parser = reasons())]
     reason: Option<String>,
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+fn reasons() -> PossibleValuesParser {
+    let known = Reason::ALL.iter().map(|reason| reason.name());
+    // As those are shown that only programs of another version know.
+    PossibleValuesParser::new(known.chain(["unknown"]))
 }
 
 impl Args {

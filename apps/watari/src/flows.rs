@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     address: Option<IpAddr>,
     /// Of this port, on either side.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Of this protocol: tcp, udp, icmp, … or a number.
     #[arg(long)]

@@ -34,19 +34,7 @@ impl Place {
             return Ok(());
         };
         let lab = OpenLab::look(self.lab.as_ref())?;
-        if lab.lab.node(node.as_str()).is_none() {
-            let nodes: Vec<&str> = lab
-                .lab
-                .nodes
-                .iter()
-                .map(|node| node.name.as_str())
-                .collect();
-            bail!(
-                "lab {} has no node {node} (there are: {})",
-                lab.lab.name,
-                nodes.join(", ")
-            );
-        }
+        require_node(&lab, node)?;
         let mut words = vec!["/proc/self/exe".to_owned()];
         for word in others(std::env::args_os().skip(1)) {
             let word = word.into_string();
@@ -55,6 +43,20 @@ impl Place {
         let target = Target::Node(node.to_string());
         Err(watari_lab::exec(&lab, &target, &words))
     }
+}
+
+/// Refuses a node that the lab has not.
+pub fn require_node(lab: &OpenLab, node: &Label) -> anyhow::Result<()> {
+    let lab = &lab.lab;
+    if lab.node(node.as_str()).is_some() {
+        return Ok(());
+    }
+    let nodes: Vec<&str> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+    bail!(
+        "lab {} has no node {node} (there are: {})",
+        lab.name,
+        nodes.join(", ")
+    );
 }
 
 /// The arguments that do not name a node of a lab.

@@ -10,6 +10,7 @@ use watari_lab::{FabricKind, Label, Node, OpenLab, Target};
 use watari_trace::{Answer, Ask, Cluster, Kind, Site};
 
 use super::{Known, Names, as_text};
+use crate::place::require_node;
 use crate::trace::parse::Who;
 
 /// This program, whatever mounts hide it.
@@ -44,6 +45,11 @@ impl LabNodes {
             });
         }
         Ok(Self { lab, site, pods })
+    }
+
+    /// Refuses a node that the lab has not.
+    pub fn require(&self, node: &Label) -> anyhow::Result<()> {
+        require_node(&self.lab, node)
     }
 
     fn node(node: &Node) -> Known {

@@ -45,7 +45,8 @@ pub struct Args {
     protocol: Option<ProtocolName>,
     /// The sender's port, or an echo's identifier: that of a known connection, to see where its
     /// packets go.
-    #[arg(long, value_name = "PORT", default_value_t = SOURCE_PORT)]
+    #[arg(long, value_name = "PORT", default_value_t = SOURCE_PORT,
+        value_parser = clap::value_parser!(u16).range(1..))]
     source_port: u16,
     /// The way of the answer too.
     #[arg(long)]
@@ -154,6 +155,9 @@ impl Args {
         };
         if self.is_for_lab()? {
             let mut nodes = LabNodes::open(self.lab.as_ref(), site)?;
+            if let Some(node) = &self.node {
+                nodes.require(node)?;
+            }
             self.trace(&mut nodes)
         } else {
             let mut node = ThisNode::open(site)?;
@@ -265,6 +269,11 @@ impl Args {
         to: &Known,
         (source, destination): (IpAddr, IpAddr),
     ) -> anyhow::Result<(String, Place)> {
+        if let (Some(at), Some(named)) = (&from.node, &self.node)
+            && at != named.as_str()
+        {
+            bail!("the sender is on node {at}: --node {named} is for a packet from outside");
+        }
         match (from.kind, &from.node) {
             (Kind::Pod, Some(node)) => Ok((node.clone(), Place::Pod { address: source })),
             (Kind::Node, Some(node)) => Ok((node.clone(), Place::Node)),
