@@ -230,7 +230,11 @@ impl<K: Datapath> Daemon<K> {
         if self.node.to_promote > 0 {
             let promoted = self.node.kernel.promote(PROMOTED);
             let done = *promoted.as_ref().unwrap_or(&self.node.to_promote);
-            self.node.to_promote = if done < PROMOTED { 0 } else { done };
+            // There may be more than were seen.
+            self.node.to_promote = match self.node.to_promote {
+                _ if done < PROMOTED => 0,
+                seen => seen.saturating_sub(done).max(1),
+            };
             self.trouble("attachment", promoted.map(drop).map_err(Into::into));
         }
     }
