@@ -25,7 +25,7 @@ use crate::endpoint::pod_side_is_well;
 use crate::flows::Row;
 use crate::log::Log;
 use crate::names::{Names, pod_of};
-use crate::node::{Change, Key, Node, Object, host_side_is_well, link_names};
+use crate::node::{Change, Key, Node, Object, host_side_is_well};
 use crate::options::Options;
 use crate::packet::Headers;
 use crate::pinned::monotonic;
@@ -85,6 +85,10 @@ pub struct Daemon<K> {
     next_survey: Duration,
     next_sweep: Duration,
     indexes: BTreeMap<u32, IfName>,
+    /// What is desired may be other than the reconciler was told.
+    undesired: bool,
+    /// There may be uplinks where none were found.
+    seek_uplinks: bool,
     dice: u64,
 }
 
@@ -112,6 +116,8 @@ impl<K: Datapath> Daemon<K> {
             next_survey: Duration::ZERO,
             next_sweep: SWEEP,
             indexes: BTreeMap::new(),
+            undesired: true,
+            seek_uplinks: true,
             dice: monotonic() | 1,
             options,
             reload,
@@ -224,7 +230,11 @@ impl<K: Datapath> Daemon<K> {
         if self.node.to_promote > 0 {
             let promoted = self.node.kernel.promote(PROMOTED);
             let done = *promoted.as_ref().unwrap_or(&self.node.to_promote);
-            self.node.to_promote = if done < PROMOTED { 0 } else { done };
+            // There may be more than were seen.
+            self.node.to_promote = match self.node.to_promote {
+                _ if done < PROMOTED => 0,
+                seen => seen.saturating_sub(done).max(1),
+            };
             self.trouble("attachment", promoted.map(drop).map_err(Into::into));
         }
     }
@@ -296,12 +306,16 @@ impl<K: Datapath> Daemon<K> {
             let records = self.node.book.records();
             self.names = Arc::new(Names::new(&self.options.node, records, nodes));
         }
-        if self.uplinks.is_empty() || cluster {
+        if cluster || (self.seek_uplinks && self.uplinks.is_empty()) {
             let found = self.find_uplinks();
+            self.seek_uplinks = found.is_err();
             self.trouble("uplinks", found);
         }
-        let objects = self.objects();
-        self.reconciler.replace(objects, now);
+        self.undesired |= cluster || changed;
+        if self.undesired {
+            let objects = self.objects();
+            self.reconciler.replace(objects, now);
+        }
         if changed {
             self.reconciler.touch(&Key::Datapath, now);
         }
@@ -320,7 +334,8 @@ impl<K: Datapath> Daemon<K> {
         Ok(())
     }
 
-    fn objects(&self) -> BTreeMap<Key, Object> {
+    /// What is desired now. While endpoints are left to their plugins it is asked for again.
+    fn objects(&mut self) -> BTreeMap<Key, Object> {
         let uplinks = &self.uplinks;
         let nodes: Option<Arc<[ClusterNode]>> = self
             .folder
@@ -341,10 +356,12 @@ impl<K: Datapath> Daemon<K> {
         let now = watari_store::now().0;
         let settle = u64::try_from(SETTLE.as_millis()).unwrap_or(u64::MAX);
         let settled = |record: &&EndpointRecord| now.saturating_sub(record.created.0) >= settle;
-        for record in self.node.book.records().iter().filter(settled) {
+        let records = self.node.book.records();
+        for record in records.iter().filter(settled) {
             let key = Key::Endpoint(record.attachment.clone());
             objects.insert(key, Object::Endpoint(Box::new(record.clone())));
         }
+        self.undesired = !records.iter().all(|record| settled(&record));
         objects
     }
 
@@ -361,7 +378,9 @@ impl<K: Datapath> Daemon<K> {
             .find(|node| node.name == self.options.node);
         let addresses = own.map_or(&[][..], |node| &node.addresses);
         let configured = &self.options.uplinks;
-        self.uplinks = uplinks(&mut self.node.host, snapshot, configured, addresses)?;
+        let found = uplinks(&mut self.node.host, snapshot, configured, addresses)?;
+        self.undesired |= found != self.uplinks;
+        self.uplinks = found;
         Ok(())
     }
 
@@ -381,14 +400,14 @@ impl<K: Datapath> Daemon<K> {
                 self.reconciler.touch(&key, now);
             }
         }
-        self.look_for_the_gone(now)
+        self.look_for_the_gone(&snapshot, now)
     }
 
     /// Takes back what sandboxes left that are gone for long.
-    fn look_for_the_gone(&mut self, now: Duration) -> Result<()> {
-        let there = link_names(&mut self.node.host)?;
+    fn look_for_the_gone(&mut self, seen: &Snapshot, now: Duration) -> Result<()> {
         let records = self.node.book.records().to_vec();
-        let gone = |record: &EndpointRecord| is_gone(record, there.contains(&record.host_ifname));
+        let gone =
+            |record: &EndpointRecord| is_gone(record, seen.link(&record.host_ifname).is_some());
         let due = self.missed.look(&records, now, self.options.grace, gone);
         let mut taken = Vec::new();
         for record in due {
@@ -431,6 +450,8 @@ impl<K: Datapath> Daemon<K> {
                 }
                 Event::Route(None) => continue,
             };
+            let learnt = matches!(event, Event::Neighbour(_));
+            self.seek_uplinks |= !learnt;
             let known = self.indexes.get(&index).cloned();
             if matches!(event, Event::Link { gone: true, .. }) {
                 self.indexes.remove(&index);
@@ -438,11 +459,17 @@ impl<K: Datapath> Daemon<K> {
             if let Event::Link { .. } = event {
                 self.reconciler.touch(&Key::Datapath, at);
             }
-            names.extend(name.or(known));
-        }
-        if names.iter().any(|name| self.uplinks.contains(name)) {
-            self.reconciler.touch(&Key::Routes, at);
-            self.reconciler.touch(&Key::Datapath, at);
+            let name = name.or(known);
+            // A gateway's entry changes its state every minute, and nothing of ours with it.
+            if !learnt
+                && name
+                    .as_ref()
+                    .is_some_and(|name| self.uplinks.contains(name))
+            {
+                self.reconciler.touch(&Key::Routes, at);
+                self.reconciler.touch(&Key::Datapath, at);
+            }
+            names.extend(name);
         }
         for record in self.node.book.records() {
             if names.contains(&record.host_ifname) {

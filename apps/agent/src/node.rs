@@ -269,7 +269,7 @@ enum Failed {
 }
 
 /// The names of the node's links.
-pub fn link_names(host: &mut Handle) -> Result<BTreeSet<IfName>> {
+fn link_names(host: &mut Handle) -> Result<BTreeSet<IfName>> {
     let links = host.links()?;
     Ok(links.into_iter().map(|link| link.name).collect())
 }

@@ -133,6 +133,10 @@ pub struct Status {
     pub missed: usize,
     /// How many were taken back.
     pub reclaimed: u64,
+    /// Programs that the plugin attached by the quick kind, and that wait to be attached by the
+    /// better one.
+    #[serde(default)]
+    pub to_promote: usize,
     /// How often something was repaired.
     pub repairs: u64,
     /// The last repairs, the newest at the end.

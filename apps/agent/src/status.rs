@@ -30,6 +30,7 @@ impl<K: Datapath> Daemon<K> {
             kept,
             missed: self.missed.count(),
             reclaimed: self.reclaimed,
+            to_promote: self.node.to_promote,
             repairs: self.log.total(),
             last_repairs: self.log.last().cloned().collect(),
             notes,

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::row::Row;
@@ -14,7 +14,10 @@ use crate::row::Row;
 const RESIDENT: f64 = 25.0 * 1024.0;
 /// What it may work: 0.5 % of a CPU, in microseconds a second.
 const WORK: f64 = 5000.0;
-/// Between the last pod and the first look.
+/// Until the agent is idle: some 20 s for what is left to the plugin at first, and programs that
+/// are attached otherwise at five a second.
+const SETTLED: Duration = Duration::from_secs(180);
+/// Between two questions for it, and before the first look.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// A lab of one node with an agent; down with this value.
@@ -42,6 +45,25 @@ impl Lab {
         let file = self.dir.path().join(name);
         std::fs::write(&file, text)?;
         Ok(file.to_string_lossy().into_owned())
+    }
+
+    /// Whether the agent has nothing more to do about that many pods.
+    fn is_idle(&self, pods: usize) -> Result<bool> {
+        let words = ["status", "--json", "--node", "node1", "--lab", &self.name];
+        let output = Command::new(&self.watari).args(words).output()?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("no status")?;
+        let kept = status["kept"].as_array().map_or(0, Vec::len);
+        Ok(status["healthy"] == true && status["toPromote"] == 0 && kept >= pods)
+    }
+
+    fn until_idle(&self, pods: usize) -> Result<()> {
+        let start = Instant::now();
+        while !self.is_idle(pods)? {
+            ensure!(start.elapsed() < SETTLED, "the agent did not come to rest");
+            std::thread::sleep(SETTLE);
+        }
+        std::thread::sleep(SETTLE);
+        Ok(())
     }
 
     fn run(&self, words: &[&str]) -> Result<()> {
@@ -113,7 +135,7 @@ fn work(process: &Path) -> Result<f64> {
 pub fn rows(pods: usize, looks: usize, each: Duration) -> Result<Vec<Row>> {
     let lab = Lab::up()?;
     lab.pods(pods)?;
-    std::thread::sleep(SETTLE);
+    lab.until_idle(pods)?;
     let agent = lab.agent()?;
     let (mut memory, mut time) = (Vec::new(), Vec::new());
     for _ in 0..looks {

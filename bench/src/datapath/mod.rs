@@ -36,7 +36,8 @@ const FULL: Sizes = Sizes {
     round: Duration::from_millis(150),
     bulk: (30, Duration::from_millis(500)),
     packets: 2000,
-    agent: (100, 10, Duration::from_secs(3)),
+    // A whole number of the agent's surveys, which come every 30 s.
+    agent: (100, 10, Duration::from_secs(6)),
 };
 
 const QUICK: Sizes = Sizes {

@@ -24,6 +24,8 @@ pub struct FakeDatapath {
     pub counters: Vec<(Counter, Tally)>,
     /// Events to come.
     pub events: VecDeque<Event>,
+    /// How often it was observed.
+    pub looks: u64,
     /// Every change that was made.
     pub changes: Vec<Change>,
 }
@@ -63,6 +65,7 @@ impl FakeDatapath {
 
 impl Datapath for FakeDatapath {
     fn observe(&mut self) -> Result<Observed, BpfError> {
+        self.looks += 1;
         Ok(self.observed.clone())
     }
 

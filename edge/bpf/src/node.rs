@@ -18,7 +18,7 @@ use crate::datapath::{
     abi_hook, difference, table_hook,
 };
 use crate::error::{BpfError, Doing};
-use crate::links;
+use crate::links::{self, Names};
 use crate::map::{Map, PerCpuMap};
 use crate::pins::PinDir;
 use crate::sweep::Sweep;
@@ -126,7 +126,7 @@ impl Node {
         missing
     }
 
-    fn observe_endpoints(&self, observed: &mut Observed) -> Result<(), BpfError> {
+    fn observe_endpoints(&self, names: &Names, observed: &mut Observed) -> Result<(), BpfError> {
         let macs: BTreeMap<u32, [u8; 6]> = self
             .links
             .entries()?
@@ -138,7 +138,7 @@ impl Node {
             let address = IpAddr::from(address);
             let ifindex = endpoint.ifindex;
             used.insert(ifindex);
-            let link = links::name_of(ifindex);
+            let link = names.of(ifindex);
             match link {
                 Some(link) if macs.get(&ifindex) == Some(&endpoint.mac) => {
                     let endpoint = LocalEndpoint {
@@ -152,7 +152,7 @@ impl Node {
             }
         }
         for ifindex in macs.into_keys() {
-            let link = links::name_of(ifindex);
+            let link = names.of(ifindex);
             if link.is_none() || !used.contains(&ifindex) {
                 observed.strays.push(Stray::Link { ifindex, link });
             }
@@ -163,9 +163,10 @@ impl Node {
     fn observe_hooks(
         &mut self,
         programs: &BTreeMap<Hook, u32>,
+        names: &Names,
         observed: &mut Observed,
     ) -> Result<(), BpfError> {
-        for found in self.hooks.list()? {
+        for found in self.hooks.list_by(names)? {
             let (at, hook) = match &found {
                 Found::Dead { pin } => {
                     let name = pin.file_name().unwrap_or_default();
@@ -273,6 +274,27 @@ impl Node {
         }
     }
 
+    /// Attaches up to `most` of these otherwise; gives how many.
+    fn promote_some(&mut self, attached: Vec<Found>, most: usize) -> Result<usize, BpfError> {
+        let mut done = 0;
+        for found in attached {
+            let Some(at) = found.at().filter(|_| done < most) else {
+                continue;
+            };
+            let program = self.hooks.dir().open_program(at.hook)?;
+            let place = (&at.link, at.ifindex);
+            // For a moment both are there, and both see what the first one passes on: rather
+            // that than a moment with neither.
+            match self.hooks.attach(self.attachment, place, at.hook, &program) {
+                Err(error) if error.is_absent() => continue,
+                other => other?,
+            }
+            self.hooks.detach_under_traffic(&found)?;
+            done += 1;
+        }
+        Ok(done)
+    }
+
     /// Of two attachments of one program, takes the one of the other kind away.
     fn detach_second(&mut self, at: &HookAt) -> Result<(), BpfError> {
         let (hook, attachment) = (abi_hook(at.hook), self.attachment);
@@ -351,14 +373,15 @@ impl Datapath for Node {
             unpinned: self.unpinned(&programs),
             ..Observed::default()
         };
-        self.observe_endpoints(&mut observed)?;
+        let names = self.hooks.link_names()?;
+        self.observe_endpoints(&names, &mut observed)?;
         for (key, remote) in self.remotes.entries()? {
             if let Some(range) = range_of(&key) {
                 let node = IpAddr::from(remote.next_hop);
                 observed.tables.remotes.insert(range, node);
             }
         }
-        self.observe_hooks(&programs, &mut observed)?;
+        self.observe_hooks(&programs, &names, &mut observed)?;
         Ok(observed)
     }
 
@@ -379,22 +402,24 @@ impl Datapath for Node {
     }
 
     fn promote(&mut self, limit: usize) -> Result<usize, BpfError> {
+        let names = Names::default();
         let mut done = 0;
-        for found in self.hooks.list()? {
-            let Some(at) = found.at() else { continue };
-            if at.by == self.attachment || done == limit {
-                continue;
+        match self.attachment {
+            // After a hundred pods came there are hundreds to promote, a few at each call: only
+            // those links are read that are needed for these.
+            Attachment::Tcx => {
+                for ifindex in self.hooks.clsact_links()? {
+                    if done == limit {
+                        break;
+                    }
+                    let filters = self.hooks.filters_at(ifindex, &names)?;
+                    done += self.promote_some(filters, limit - done)?;
+                }
             }
-            let program = self.hooks.dir().open_program(at.hook)?;
-            let place = (&at.link, at.ifindex);
-            // For a moment both are there, and both see what the first one passes on: rather
-            // that than a moment with neither.
-            match self.hooks.attach(self.attachment, place, at.hook, &program) {
-                Err(error) if error.is_absent() => continue,
-                other => other?,
+            Attachment::Clsact => {
+                let attached = self.hooks.list_tcx(&names)?;
+                done = self.promote_some(attached, limit)?;
             }
-            self.hooks.detach_under_traffic(&found)?;
-            done += 1;
         }
         Ok(done)
     }

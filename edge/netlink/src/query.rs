@@ -163,9 +163,7 @@ impl Handle {
         let what = format!("cannot list the neighbours of link {index}");
         let mut message = NeighbourMessage::default();
         message.header.flags = flags;
-        if flags.is_empty() {
-            message.attributes.push(NeighbourAttribute::IfIndex(index));
-        }
+        message.attributes.push(NeighbourAttribute::IfIndex(index));
         self.ask(&what, RouteNetlinkMessage::GetNeighbour(message), true)
     }
 

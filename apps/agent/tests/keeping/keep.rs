@@ -1,8 +1,9 @@
 //! What is desired comes about, and what somebody changed comes back.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use watari_agent::Status;
+use watari_agent::{Options, Status};
 use watari_bpf::FakeDatapath;
 use watari_tables::{Hook, HookAt};
 
@@ -255,4 +256,44 @@ fn an_endpoint_that_its_plugin_may_still_be_making_is_left_alone() {
         assert!(repaired(&status, "route 10.244.1.2/32 is missing"));
     });
     pod.ping();
+}
+
+/// Lets the agent work for so long.
+fn work(agent: &mut Agent, time: Duration) {
+    let end = Instant::now() + time;
+    until(agent, "time to pass", |_| Instant::now() >= end);
+}
+
+#[test]
+fn an_idle_node_is_not_looked_at() {
+    let node = Node::new();
+    node.pod("c1", 60_000);
+    node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
+    let options = Options {
+        survey: Duration::from_hours(1),
+        ..node.options()
+    };
+    node.with_options(options, |agent| {
+        until_healthy(agent);
+        // The kernel still tells of new links: carriers, duplicate addresses.
+        let end = Instant::now() + Duration::from_secs(30);
+        let mut before = u64::MAX;
+        while before != agent.kernel().looks {
+            assert!(Instant::now() < end, "an idle node is looked at");
+            before = agent.kernel().looks;
+            work(agent, Duration::from_secs(3));
+        }
+        // As the kernel does with a gateway's entry every minute.
+        let learnt = "ip neigh replace 10.240.0.1 lladdr 02:00:00:00:00:01 nud reachable dev eth0";
+        run(&node.netns, learnt);
+        work(agent, Duration::from_secs(3));
+        assert_eq!(agent.kernel().looks, before);
+        // A link is something new.
+        run(&node.netns, "ip link add new0 type veth peer name new1");
+        let end = Instant::now() + Duration::from_secs(10);
+        while agent.kernel().looks == before {
+            assert!(Instant::now() < end, "nobody looks for a new link");
+            work(agent, Duration::from_millis(50));
+        }
+    });
 }

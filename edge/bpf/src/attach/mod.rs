@@ -8,7 +8,7 @@ use watari_model::IfName;
 
 use self::netlink::{Filter, HANDLE, PRIORITY, TrafficControl};
 use crate::error::{BpfError, Doing};
-use crate::links;
+use crate::links::{self, Names};
 #[cfg(feature = "load")]
 use crate::pins::link_of;
 use crate::pins::{PinDir, link_and_hook, names, pin_over, unpin};
@@ -86,6 +86,24 @@ fn is_egress(hook: Hook) -> bool {
 
 fn filter_name(hook: Hook) -> String {
     format!("watari_{}", hook.program())
+}
+
+/// Those filters at a link that are of these hooks.
+fn filters_of(link: &IfName, ifindex: u32, hooks: &[Hook], filters: Vec<Filter>) -> Vec<Found> {
+    let ours = |filter: Filter| {
+        let hook = *hooks
+            .iter()
+            .find(|hook| filter_name(**hook) == filter.name)?;
+        let at = Attached {
+            link: link.clone(),
+            ifindex,
+            hook,
+            by: Attachment::Clsact,
+            program: filter.program,
+        };
+        Some(Found::Filter { at, filter })
+    };
+    filters.into_iter().filter_map(ours).collect()
 }
 
 impl Hooks {
@@ -204,27 +222,42 @@ impl Hooks {
             .doing(|| format!("attach {} at {link} by a filter", hook.program()))
     }
 
+    /// The names of this namespace's links.
+    pub fn link_names(&mut self) -> Result<Names, BpfError> {
+        let names = self.control()?.link_names();
+        names.doing(|| "list the links".to_owned())
+    }
+
     /// Everything of ours that is attached, of both kinds.
     pub fn list(&mut self) -> Result<Vec<Found>, BpfError> {
-        let mut found = self.list_tcx()?;
-        found.extend(self.list_clsact()?);
+        let names = self.link_names()?;
+        self.list_by(&names)
+    }
+
+    /// The same for who has read the names of the links.
+    pub fn list_by(&mut self, names: &Names) -> Result<Vec<Found>, BpfError> {
+        let mut found = self.list_tcx(names)?;
+        for ifindex in self.clsact_links()? {
+            found.extend(self.filters_at(ifindex, names)?);
+        }
         Ok(found)
     }
 
-    fn list_tcx(&self) -> Result<Vec<Found>, BpfError> {
+    /// What is attached by tcx.
+    pub fn list_tcx(&self, links: &Names) -> Result<Vec<Found>, BpfError> {
         let mut found = Vec::new();
         for name in names(&self.dir.links())? {
             let pin = self.dir.links().join(&name);
             let Some((_, hook)) = link_and_hook(&name) else {
                 continue;
             };
-            let info = LinkFd::open(&pin).and_then(|link| link.info());
-            let info = match info {
+            let info = match LinkFd::describe(&pin) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
                 other => other.doing(|| format!("read the link {}", pin.display()))?,
             };
-            found.push(match links::name_of(info.ifindex) {
-                Some(link) if info.ifindex != 0 => Found::Link {
+            let alive = Some(info.ifindex).filter(|ifindex| *ifindex != 0);
+            found.push(match alive.and_then(|ifindex| links.of(ifindex)) {
+                Some(link) => Found::Link {
                     at: Attached {
                         link,
                         ifindex: info.ifindex,
@@ -234,36 +267,26 @@ impl Hooks {
                     },
                     pin,
                 },
-                _ => Found::Dead { pin },
+                None => Found::Dead { pin },
             });
         }
         Ok(found)
     }
 
-    fn list_clsact(&mut self) -> Result<Vec<Found>, BpfError> {
-        let control = self.control()?;
-        let what = || "read qdiscs and filters".to_owned();
-        let mut found = Vec::new();
-        for ifindex in control.clsact_links().doing(what)? {
-            let Some(link) = links::name_of(ifindex) else {
-                continue;
-            };
-            for filter in control.filters(ifindex).doing(what)? {
-                let ours = Hook::ALL
-                    .iter()
-                    .find(|hook| filter_name(**hook) == filter.name);
-                let Some(hook) = ours else { continue };
-                let at = Attached {
-                    link: link.clone(),
-                    ifindex,
-                    hook: *hook,
-                    by: Attachment::Clsact,
-                    program: filter.program,
-                };
-                found.push(Found::Filter { at, filter });
-            }
-        }
-        Ok(found)
+    /// The links at which filters of ours may be.
+    pub fn clsact_links(&mut self) -> Result<Vec<u32>, BpfError> {
+        let links = self.control()?.clsact_links();
+        links.doing(|| "list the qdiscs".to_owned())
+    }
+
+    /// Our filters at a link; none if it is gone.
+    pub fn filters_at(&mut self, ifindex: u32, links: &Names) -> Result<Vec<Found>, BpfError> {
+        let Some(link) = links.of(ifindex) else {
+            return Ok(Vec::new());
+        };
+        let filters = self.control()?.filters(ifindex);
+        let filters = filters.doing(|| format!("read the filters of {link}"))?;
+        Ok(filters_of(&link, ifindex, Hook::ALL, filters))
     }
 
     /// Takes these hooks' programs off one link, however they are attached.
@@ -278,19 +301,9 @@ impl Hooks {
         let filters = control
             .filters(ifindex)
             .doing(|| format!("read the filters of {link}"))?;
-        for filter in filters {
-            let ours = hooks.iter().find(|hook| filter_name(**hook) == filter.name);
-            let Some(hook) = ours else { continue };
-            let at = Attached {
-                link: link.clone(),
-                ifindex,
-                hook: *hook,
-                by: Attachment::Clsact,
-                program: filter.program,
-            };
-            self.detach(&Found::Filter { at, filter })?;
-        }
-        Ok(())
+        filters_of(link, ifindex, hooks, filters)
+            .iter()
+            .try_for_each(|found| self.detach(found))
     }
 
     /// Unpins the tcx links of these hooks, and forgets the link's qdisc if the link is gone.

@@ -1,4 +1,5 @@
-//! The few messages of traffic control that are needed: qdisc `clsact` and filters of kind `bpf`.
+//! The few messages of traffic control that are needed: qdisc `clsact` and filters of kind `bpf`;
+//! and the names of links.
 //!
 //! Numbers and layouts: `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`. What other
 //! tools configured comes along in every dump, so only the attributes of interest are read.
@@ -9,12 +10,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
+use watari_model::IfName;
 
+use crate::links::Names;
 use crate::sys::ProgramFd;
 
 /// How long one answer may take, in seconds.
 const PATIENCE_S: i64 = 30;
 
+const GET_LINK: u16 = 18;
 const NEW_QDISC: u16 = 36;
 const DEL_QDISC: u16 = 37;
 const GET_QDISC: u16 = 38;
@@ -33,6 +37,13 @@ const CREATE: u16 = 0x400;
 const INTERRUPTED: u16 = 0x10;
 /// Attempts at a dump that is interrupted.
 const DUMP_ATTEMPTS: usize = 8;
+
+/// `IFLA_IFNAME`.
+const LINK_NAME: u16 = 3;
+/// `IFLA_EXT_MASK`.
+const LINK_MASK: u16 = 29;
+/// `RTEXT_FILTER_SKIP_STATS`: statistics are a kilobyte for each link.
+const WITHOUT_STATISTICS: u32 = 8;
 
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
@@ -61,6 +72,7 @@ pub(super) const HANDLE: u32 = 0x7761;
 
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
+const IFINFOMSG: usize = 16;
 
 /// A filter of kind `bpf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +133,19 @@ impl TrafficControl {
         })
     }
 
+    /// The names of all links.
+    pub fn link_names(&mut self) -> io::Result<Names> {
+        let mut body = vec![0; IFINFOMSG];
+        attribute(&mut body, LINK_MASK, &WITHOUT_STATISTICS.to_ne_bytes());
+        let named = |payload: &[u8]| {
+            let name = find(payload.get(IFINFOMSG..)?, LINK_NAME)?;
+            let name = std::str::from_utf8(without_nul(name)).ok()?;
+            Some((word(payload, 4), IfName::new(name).ok()?))
+        };
+        let answers = self.dump(GET_LINK, &body)?;
+        Ok(answers.iter().filter_map(|answer| named(answer)).collect())
+    }
+
     /// Makes the clsact qdisc of a link; false if there is one.
     pub fn add_clsact(&mut self, ifindex: u32) -> io::Result<bool> {
         let mut body = tcmsg(ifindex, CLSACT_HANDLE, CLSACT, 0);
@@ -141,11 +166,10 @@ impl TrafficControl {
     pub fn clsact_links(&mut self) -> io::Result<Vec<u32>> {
         let mut links = Vec::new();
         let body = tcmsg(0, 0, 0, 0);
-        self.dump(GET_QDISC, &body, |message| {
-            if message.kind() == b"clsact" {
-                links.push(message.ifindex);
-            }
-        })?;
+        for answer in self.dump(GET_QDISC, &body)? {
+            let clsact = Answer::read(&answer).filter(|qdisc| qdisc.kind() == b"clsact");
+            links.extend(clsact.map(|qdisc| qdisc.ifindex));
+        }
         links.sort_unstable();
         links.dedup();
         Ok(links)
@@ -187,12 +211,11 @@ impl TrafficControl {
         let mut filters = Vec::new();
         for egress in [false, true] {
             let body = tcmsg(ifindex, 0, parent(egress), 0);
-            self.dump(GET_FILTER, &body, |message| {
+            for answer in self.dump(GET_FILTER, &body)? {
                 // Each priority comes once more for itself, without a handle.
-                if message.handle != 0 {
-                    filters.push(message.filter(egress));
-                }
-            })?;
+                let filter = Answer::read(&answer).filter(|answer| answer.handle != 0);
+                filters.extend(filter.map(|answer| answer.filter(egress)));
+            }
         }
         Ok(filters)
     }
@@ -232,15 +255,12 @@ impl TrafficControl {
         }
     }
 
-    fn dump(&mut self, kind: u16, body: &[u8], mut take: impl FnMut(Answer<'_>)) -> io::Result<()> {
+    /// The answers to a question, without their headers.
+    fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut found = Vec::new();
             if !self.dump_once(kind, body, &mut found)? {
-                found
-                    .iter()
-                    .filter_map(|m| Answer::read(m))
-                    .for_each(&mut take);
-                return Ok(());
+                return Ok(found);
             }
         }
         Err(io::Error::other("it changed at every attempt to read it"))

@@ -36,11 +36,7 @@ pub trait Pinned: Sized + AsFd {
 
     /// Opens what is pinned at `path`.
     fn open(path: &Path) -> io::Result<Self> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attr = PinAttr::new_zeroed();
-        attr.path = address(path.as_bytes_with_nul());
-        // SAFETY: the path ends with its NUL, and lives longer than the call.
-        Self::from_fd(unsafe { bpf_fd(command::OBJ_GET, &mut attr) }?)
+        Self::from_fd(open_pin(path)?)
     }
 
     /// Pins it at `path`, where nothing may be yet.
@@ -49,9 +45,18 @@ pub trait Pinned: Sized + AsFd {
         let mut attr = PinAttr::new_zeroed();
         attr.path = address(path.as_bytes_with_nul());
         attr.fd = raw(self.as_fd());
-        // SAFETY: as in `open`.
+        // SAFETY: as in `open_pin`.
         unsafe { bpf(command::OBJ_PIN, &mut attr) }.map(drop)
     }
+}
+
+/// Opens what is pinned at `path`, whatever it is.
+fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr::new_zeroed();
+    attr.path = address(path.as_bytes_with_nul());
+    // SAFETY: the path ends with its NUL, and lives longer than the call.
+    unsafe { bpf_fd(command::OBJ_GET, &mut attr) }
 }
 
 pub(super) fn raw(fd: BorrowedFd<'_>) -> u32 {
@@ -335,6 +340,12 @@ impl LinkFd {
         attr.attach = if egress { TCX_EGRESS } else { TCX_INGRESS };
         // SAFETY: the attribute holds no address.
         unsafe { bpf_fd(command::LINK_CREATE, &mut attr) }.map(Self)
+    }
+
+    /// Describes the link that is pinned at `path`, in two system calls where opening it first
+    /// takes three.
+    pub fn describe(path: &Path) -> io::Result<LinkInfo> {
+        Self(open_pin(path)?).info()
     }
 
     /// Puts another program in the place of this one; each packet meets one of them.
