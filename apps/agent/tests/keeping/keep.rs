@@ -267,7 +267,7 @@ fn work(agent: &mut Agent, time: Duration) {
 #[test]
 fn an_idle_node_is_not_looked_at() {
     let node = Node::new();
-    node.pod("c1", 60_000);
+    let _pod = node.pod("c1", 60_000);
     node.manifest("node1", "10.240.0.4", "10.244.1.0/24");
     let options = Options {
         survey: Duration::from_hours(1),
