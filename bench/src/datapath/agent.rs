@@ -16,7 +16,7 @@ const RESIDENT: f64 = 25.0 * 1024.0;
 const WORK: f64 = 5000.0;
 /// Until the agent is idle: some 20 s for what is left to the plugin at first, and programs that
 /// are attached otherwise at five a second.
-const SETTLED: Duration = Duration::from_secs(180);
+const SETTLED: Duration = Duration::from_mins(3);
 /// Between two questions for it, and before the first look.
 const SETTLE: Duration = Duration::from_secs(2);
 
