@@ -69,24 +69,38 @@ impl IntervalSet {
     /// Creates the set, which must not be there, with those ranges that are of its family. `id`
     /// tells the sets of one transaction apart.
     pub fn create(&self, table: &Table<'_>, id: u32, ranges: &Ranges) -> Vec<Message> {
-        let what =
-            |verb: &str| format!("{verb} set {} of nf_tables table {}", self.name, table.name);
         let body = self.attributes(table).be32(10, id);
-        let set = Message::new(NEW_SET, table.family, body, what("create"));
-        let mut messages = vec![set.with(CREATE | EXCLUSIVE)];
-        for marks in self.marks(ranges).chunks(MARKS) {
+        let what = self.what("create", table);
+        let set = Message::new(NEW_SET, table.family, body, what).with(CREATE | EXCLUSIVE);
+        let mut messages = vec![set];
+        messages.extend(self.fill(table, Some(id), ranges));
+        messages
+    }
+
+    /// The messages that put ranges into it: by the `id` that it has in the transaction that
+    /// creates it, or where it stands already.
+    pub fn fill(&self, table: &Table<'_>, id: Option<u32>, ranges: &Ranges) -> Vec<Message> {
+        let marks = self.marks(ranges);
+        let filled = marks.chunks(MARKS).map(|marks| {
             let list = marks.iter().fold(Attrs::new(), |list, mark| {
                 let flags = if mark.start { 0 } else { IS_END };
                 let element = Attrs::new().be32(3, flags);
                 let element = element.nested(1, &Attrs::new().bytes(VALUE, &mark.key));
                 list.nested(LIST_ELEMENT, &element)
             });
-            let body = Attrs::new().text(1, table.name).text(2, self.name);
-            let body = body.be32(4, id).nested(3, &list);
-            let fill = Message::new(NEW_ELEMENT, table.family, body, what("fill"));
-            messages.push(fill.with(CREATE | EXCLUSIVE));
-        }
-        messages
+            let mut body = Attrs::new().text(1, table.name).text(2, self.name);
+            if let Some(id) = id {
+                body = body.be32(4, id);
+            }
+            let body = body.nested(3, &list);
+            Message::new(NEW_ELEMENT, table.family, body, self.what("fill", table))
+                .with(CREATE | EXCLUSIVE)
+        });
+        filled.collect()
+    }
+
+    fn what(&self, verb: &str, table: &Table<'_>) -> String {
+        format!("{verb} set {} of nf_tables table {}", self.name, table.name)
     }
 }
 

@@ -297,6 +297,12 @@ impl Table<'_> {
         self.keyed(DELETE_ELEMENT, set, key, "delete")
     }
 
+    /// Deletes all elements.
+    pub fn flush_set(&self, set: &str) -> Message {
+        let body = self.named().text(2, set);
+        self.message(DELETE_ELEMENT, body, "flush", &format!(" set {set} in"))
+    }
+
     /// Looks one key up, without reading the others.
     pub fn get_element(&self, set: &str, key: &[u8]) -> Message {
         self.keyed(GET_ELEMENT, set, key, "look up")

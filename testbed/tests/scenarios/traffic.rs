@@ -10,6 +10,10 @@ use crate::{BOTH, CROSS_NODE, FAMILIES, ROUTED, SAME_NODE, Stage};
 /// Enough for the window to open and segments to be joined (GSO): many of the longest packets.
 const BULK: usize = 24 << 20;
 
+/// More than a node's kernel sends to a pod of its own accord (multicast of IPv6); the least of what
+/// these tests send is more.
+const OWN: u64 = 10;
+
 /// Both pods talk to each other, by every protocol, a lot and a little.
 fn all_kinds(layout: Layout, attachment: Attachment) -> Stage {
     let mut stage = Stage::blackholed(layout, attachment);
@@ -37,7 +41,7 @@ fn pods_of_one_node_talk_past_the_kernels_routes() {
         let mut stage = all_kinds(SAME_NODE, attachment);
         assert!(stage.count(0, Counter::Delivered) > 100);
         assert_eq!(stage.count(0, Counter::Forwarded), 0);
-        assert_eq!(stage.count(0, Counter::FromStack), 0);
+        assert!(stage.count(0, Counter::FromStack) < OWN);
     }
 }
 
@@ -48,7 +52,7 @@ fn pods_of_two_nodes_talk_past_the_kernels_routes() {
         for node in [0, 1] {
             assert!(stage.count(node, Counter::Delivered) > 100);
             assert!(stage.count(node, Counter::Forwarded) > 100);
-            assert_eq!(stage.count(node, Counter::FromStack), 0);
+            assert!(stage.count(node, Counter::FromStack) < OWN);
         }
     }
 }
