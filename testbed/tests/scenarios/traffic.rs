@@ -35,10 +35,10 @@ fn all_kinds(layout: Layout, attachment: Attachment) -> Stage {
 /// (multicast of IPv6) belongs to none, and counts as `from-stack` at any time.
 fn nothing_by_the_stack(stage: &mut Stage, node: usize) {
     let mut all = Vec::new();
-    let mut note = |flow: watari_bpf::Flow| all.push(flow.connection);
+    let mut keep = |flow: watari_bpf::Flow| all.push(flow.connection);
     let datapaths = &mut stage.datapaths;
     datapaths
-        .with(&stage.bed, node, |node| node.flows(&mut note))
+        .with(&stage.bed, node, |node| node.flows(&mut keep))
         .unwrap();
     assert!(!all.is_empty(), "no connection was tracked");
     let by_stack = flags::VIA_STACK | flags::FROM_STACK;
