@@ -28,6 +28,8 @@ pub enum Redirect {
     Peer(u32),
     /// Out of this link, to this next hop.
     Neighbour(u32, IpAddr),
+    /// Out of this link, to the next hop that the kernel's routes say.
+    Routed(u32),
 }
 
 /// An instruction as the kernel reads it (linux/bpf.h, `struct bpf_insn`).
@@ -69,7 +71,7 @@ impl Instruction {
 
 impl Redirect {
     fn program(self) -> Vec<Instruction> {
-        let (Self::Peer(link) | Self::Neighbour(link, _)) = self;
+        let (Self::Peer(link) | Self::Neighbour(link, _) | Self::Routed(link)) = self;
         let mut program = vec![Instruction::set(1, link.cast_signed())];
         let helper = match self {
             Self::Peer(_) => {
@@ -83,6 +85,10 @@ impl Redirect {
                 program.push(Instruction::new(0x07, 2, 0, -i32::from(NEXT_HOP_BYTES)));
                 program.push(Instruction::set(3, NEXT_HOP_BYTES.into()));
                 program.push(Instruction::set(4, 0));
+                REDIRECT_NEIGH
+            }
+            Self::Routed(_) => {
+                program.extend((2..=4).map(|register| Instruction::set(register, 0)));
                 REDIRECT_NEIGH
             }
         };

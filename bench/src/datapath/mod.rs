@@ -86,6 +86,7 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
 
 const KERNEL: &str = "kernel: routes, nf_conntrack with accounting, origin checks, nft counters";
 const BARE: &str = "bare redirect: no table, no look at the packet";
+const ROUTED: &str = "bare redirect that asks the kernel's routes: no table, no look at the packet";
 /// What the datapath shall be faster than the bare redirect by, at least.
 const OF_BARE: f64 = 0.93;
 /// Where both ends of a conversation run.
@@ -146,6 +147,9 @@ fn rates(sizes: Sizes) -> Result<Vec<Row>> {
             // It knows one family.
             roads.truncate(3);
             roads.push(Road::bare(place, v6)?);
+            if place == Place::CrossNode {
+                roads.push(Road::routed(v6)?);
+            }
             for (what, measure) in [("rr", request_rate as Measure), ("crr", connect_rate)] {
                 let values = rounds(&roads, sizes.rounds, |road| {
                     measure(&road.ends(v6, ONE_CPU), sizes.round)
@@ -157,18 +161,23 @@ fn rates(sizes: Sizes) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Of the values of the four roads.
-fn rate_rows(place: Place, what: &str, v6: bool, values: &[Vec<f64>]) -> [Row; 3] {
+/// Of the values of the four roads, or five.
+fn rate_rows(place: Place, what: &str, v6: bool, values: &[Vec<f64>]) -> Vec<Row> {
     let row = |case, ours: usize, peer, theirs: usize, goal| {
         let pairs = pairs(&values[ours], &values[theirs]);
-        Row::more(case, "/s", peer, &pairs, Some(goal))
+        Row::more(case, "/s", peer, &pairs, goal)
     };
-    let of_bare = case(place, &format!("{what}/of-bare"), v6, "");
-    [
-        row(case(place, what, v6, ""), 0, KERNEL, 2, place.goal()),
-        row(case(place, what, v6, "/clsact"), 1, KERNEL, 2, place.goal()),
-        row(of_bare, 0, BARE, 3, OF_BARE),
-    ]
+    let of = |peer: &str| case(place, &format!("{what}/of-{peer}"), v6, "");
+    let (tcx, clsact) = (case(place, what, v6, ""), case(place, what, v6, "/clsact"));
+    let mut rows = vec![
+        row(tcx, 0, KERNEL, 2, Some(place.goal())),
+        row(clsact, 1, KERNEL, 2, Some(place.goal())),
+        row(of("bare"), 0, BARE, 3, Some(OF_BARE)),
+    ];
+    if values.len() > 4 {
+        rows.push(row(of("routed"), 0, ROUTED, 4, None));
+    }
+    rows
 }
 
 fn bulks(sizes: Sizes) -> Result<Vec<Row>> {

@@ -100,8 +100,18 @@ impl Road {
         })
     }
 
-    /// The same nodes, with a program on each link that redirects whatever enters by it.
+    /// The same nodes, with a program on each link that redirects whatever enters by it, to a next
+    /// hop that it knows.
     pub fn bare(place: Place, v6: bool) -> Result<Self> {
+        Self::redirect(place, v6, false)
+    }
+
+    /// The same between nodes, to the next hop that the kernel's routes say.
+    pub fn routed(v6: bool) -> Result<Self> {
+        Self::redirect(Place::CrossNode, v6, true)
+    }
+
+    fn redirect(place: Place, v6: bool, routed: bool) -> Result<Self> {
         let road = Self::kernel(place)?;
         let ends = road.ends(v6, [None; 2]);
         let (one, other) = (ends.client, ends.server);
@@ -114,7 +124,12 @@ impl Road {
                     let peer = Redirect::Peer(from.host_index);
                     programs.push(attach(&node.netns, UPLINK, peer)?);
                     let next = road.node_of(to.v4.octets()[2]).addresses();
-                    Redirect::Neighbour(node.link(UPLINK)?.index, next[usize::from(v6)])
+                    let uplink = node.link(UPLINK)?.index;
+                    if routed {
+                        Redirect::Routed(uplink)
+                    } else {
+                        Redirect::Neighbour(uplink, next[usize::from(v6)])
+                    }
                 }
             };
             programs.push(attach(&node.netns, from.host_name(), redirect)?);
