@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::maps::{MapData, RingBuf};
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
-    Link, Reason, Remote, SocketKey, SocketService, Tally, maps,
+    Link, PrefixKey, Reason, Remote, SocketKey, SocketService, Tally, maps,
 };
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};

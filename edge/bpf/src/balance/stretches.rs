@@ -109,6 +109,7 @@ impl Stretches {
     }
 
     /// The largest stretch that is free.
+    #[cfg(test)]
     pub fn largest(&self) -> u32 {
         let order = self.free.iter().rposition(|free| !free.is_empty());
         order.map_or(0, |order| 1 << order)
