@@ -6,6 +6,10 @@
 
 mod attach;
 #[cfg(feature = "load")]
+pub mod balance;
+#[cfg(feature = "load")]
+mod connections;
+#[cfg(feature = "load")]
 mod datapath;
 mod error;
 #[cfg(feature = "load")]
@@ -26,6 +30,8 @@ mod sweep;
 pub mod sys;
 
 pub use attach::{Attached, Attachment};
+#[cfg(feature = "load")]
+pub use connections::Ended;
 #[cfg(feature = "load")]
 pub use datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, Observed, Stray, Swept, abi_hook,

@@ -1,18 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
-use ipnet::IpNet;
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
-    Link, PrefixKey, Reason, Remote, Tally, maps,
+    Link, PrefixKey, Reason, Remote, SocketKey, SocketService, Tally, maps,
 };
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};
 use zerocopy::FromBytes;
 
 use crate::attach::{Attachment, Found, Hooks};
+use crate::balance::{Balancer, Departed, prefix_key, range_of};
+use crate::connections::{self, Ended, is_alias};
 use crate::datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, OLDER, Observed, Stray, Swept, TWICE,
     abi_hook, difference, table_hook,
@@ -24,9 +25,6 @@ use crate::pins::PinDir;
 use crate::sweep::Sweep;
 use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
 
-/// Bits of a v4-mapped address before the IPv4 part.
-const MAPPED_BITS: u8 = 96;
-
 /// The datapath of this node, in the kernel. Of the network and mount namespace of the thread
 /// that opened it; used on threads of the same.
 pub struct Node {
@@ -37,6 +35,7 @@ pub struct Node {
     remotes: Map<PrefixKey, Remote>,
     established: Map<ConnectionKey, Connection>,
     transient: Map<ConnectionKey, Connection>,
+    sockets: Map<SocketKey, SocketService>,
     drop_totals: PerCpuMap<u32>,
     drops_by_link: PerCpuMap<DropKey>,
     counters: PerCpuMap<u32>,
@@ -64,6 +63,7 @@ impl Node {
             remotes: Map::open(&dir.map(maps::REMOTES))?,
             established: Map::open(&dir.map(maps::ESTABLISHED))?,
             transient: Map::open(&dir.map(maps::TRANSIENT))?,
+            sockets: Map::open(&dir.map(maps::SOCKETS))?,
             drop_totals: PerCpuMap::open(&dir.map(maps::DROP_TOTALS))?,
             drops_by_link: PerCpuMap::open(&dir.map(maps::DROPS_BY_LINK))?,
             counters: PerCpuMap::open(&dir.map(maps::COUNTERS))?,
@@ -89,6 +89,15 @@ impl Node {
             established: &self.established,
             transient: &self.transient,
         }
+    }
+
+    /// The tables of Services, below the same pins.
+    pub fn balancer(&self) -> Result<Balancer<PinDir>, BpfError> {
+        Balancer::open(self.hooks.dir())
+    }
+
+    fn connections(&self) -> connections::Tables<'_> {
+        [&self.established, &self.transient]
     }
 
     fn program_ids(&self) -> BTreeMap<Hook, u32> {
@@ -343,29 +352,6 @@ pub struct NodeTables<'a> {
     pub transient: &'a Map<ConnectionKey, Connection>,
 }
 
-/// A range as the longest-prefix table has it.
-fn prefix_key(range: IpNet) -> PrefixKey {
-    let length = match range {
-        IpNet::V4(v4) => MAPPED_BITS + v4.prefix_len(),
-        IpNet::V6(v6) => v6.prefix_len(),
-    };
-    PrefixKey {
-        length: u32::from(length),
-        address: Address::from(range.network()),
-    }
-}
-
-/// The range that a key stands for, if it is one.
-fn range_of(key: &PrefixKey) -> Option<IpNet> {
-    let length = u8::try_from(key.length).ok()?;
-    let address = IpAddr::from(key.address);
-    let length = match address {
-        IpAddr::V4(_) => length.checked_sub(MAPPED_BITS)?,
-        IpAddr::V6(_) => length,
-    };
-    IpNet::new(address, length).ok()
-}
-
 impl Datapath for Node {
     fn observe(&mut self) -> Result<Observed, BpfError> {
         let programs = self.program_ids();
@@ -427,11 +413,13 @@ impl Datapath for Node {
     fn flows(&mut self, take: &mut dyn FnMut(Flow)) -> Result<(), BpfError> {
         for (map, established) in [(&self.established, true), (&self.transient, false)] {
             map.for_each(|key, connection| {
-                take(Flow {
-                    key,
-                    connection,
-                    established,
-                });
+                if !is_alias(&connection) {
+                    take(Flow {
+                        key,
+                        connection,
+                        established,
+                    });
+                }
             })?;
         }
         Ok(())
@@ -461,6 +449,14 @@ impl Datapath for Node {
         self.sweep.run(tables, now, limit)
     }
 
+    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError> {
+        connections::end(self.connections(), &self.sockets, departed)
+    }
+
+    fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError> {
+        connections::counts(self.connections(), &self.sockets, now)
+    }
+
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError> {
         let mut events = Vec::new();
         while events.len() < limit
@@ -475,31 +471,5 @@ impl Datapath for Node {
             events.extend(FlowEvent::read_from_bytes(&item).map(Event::Flow));
         }
         Ok(events)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn range() -> impl Strategy<Value = IpNet> {
-        let v4 = (any::<[u8; 4]>(), 0_u8..=32)
-            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc());
-        let v6 = (any::<[u8; 16]>(), 0_u8..=128)
-            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc())
-            // A mapped range is an IPv4 one.
-            .prop_filter(
-                "not mapped",
-                |net| matches!(net, IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_none()),
-            );
-        prop_oneof![v4, v6]
-    }
-
-    proptest! {
-        #[test]
-        fn ranges_survive_the_table(range in range()) {
-            prop_assert_eq!(range_of(&prefix_key(range)), Some(range));
-        }
     }
 }
