@@ -190,7 +190,7 @@ fn refuse(refusal: Refusal) -> i32 {
     if unsafe { addr_of!(HAS_SET_RETVAL).read_volatile() } != 0 {
         let error = match refusal {
             Refusal::NoEndpoint => ECONNREFUSED,
-            Refusal::NoLocalEndpoint => EHOSTUNREACH,
+            Refusal::Dropped => EHOSTUNREACH,
         };
         // SAFETY: a helper on a number.
         unsafe { helpers::bpf_set_retval(-error) };

@@ -42,8 +42,9 @@ pub enum Answer {
 pub enum Refusal {
     /// `ECONNREFUSED`: the Service has no endpoint.
     NoEndpoint,
-    /// `EHOSTUNREACH`: it keeps to this node's endpoints, and has none here.
-    NoLocalEndpoint,
+    /// `EHOSTUNREACH`: a packet would be dropped. The Service keeps to this node's endpoints and has
+    /// none here, or does not take this client.
+    Dropped,
 }
 
 /// A process connects a socket.
@@ -112,6 +113,11 @@ fn is_local(address: &Address) -> bool {
 /// Chooses a backend, and remembers it.
 #[inline(always)]
 fn give<E: SocketEnv>(env: &mut E, call: &Call, frontend: &Frontend) -> Answer {
+    if frontend.flags & frontend_flags::SOURCE_RANGES != 0
+        && let Some(answer) = held_off(env, &call.address, frontend)
+    {
+        return answer;
+    }
     let (client, now) = if frontend.affinity == 0 {
         (Address::UNSPECIFIED, 0)
     } else {
@@ -155,6 +161,27 @@ fn client<E: SocketEnv>(env: &E, service: &Address) -> Address {
     Address::v6([u32::MAX, u32::MAX, netns as u32, (netns >> 32) as u32])
 }
 
+/// The Service takes only some clients, and this is none of them, or may be none. A pod's packet is
+/// judged where it leaves the pod; the node's own process is told at once.
+#[inline(always)]
+fn held_off<E: SocketEnv>(env: &E, service: &Address, frontend: &Frontend) -> Option<Answer> {
+    let Some(client) = env.client(env.netns()) else {
+        return Some(Answer::Untouched);
+    };
+    let address = if service.is_mapped() {
+        client.v4
+    } else {
+        client.v6
+    };
+    if env.is_allowed_source(frontend.service, &address) {
+        None
+    } else if is_nodes(&client, &env.config()) {
+        Some(Answer::Refused(Refusal::Dropped))
+    } else {
+        Some(Answer::Untouched)
+    }
+}
+
 /// The Service has no backend. A pod's packet is refused or dropped where it leaves the pod, with its
 /// reason; the node's own process is told at once.
 #[inline(always)]
@@ -167,7 +194,7 @@ fn nobody<E: SocketEnv>(env: &mut E, frontend: &Frontend) -> Answer {
         return Answer::Untouched;
     }
     if frontend.flags & frontend_flags::INSIDE_DROPS != 0 {
-        return Answer::Refused(Refusal::NoLocalEndpoint);
+        return Answer::Refused(Refusal::Dropped);
     }
     env.count(Counter::Refused);
     Answer::Refused(Refusal::NoEndpoint)
