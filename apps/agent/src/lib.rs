@@ -9,6 +9,7 @@
 
 mod book;
 mod client;
+mod clients;
 mod cluster;
 mod daemon;
 mod drops;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
@@ -83,6 +84,8 @@ pub struct Node<K> {
     pub host: Handle,
     /// The node store.
     pub book: Book,
+    /// The cgroup at which the socket programs are.
+    pub cgroup: Option<PathBuf>,
     own: Arc<str>,
     applied: Option<Tables>,
     routed: Option<BTreeSet<Route>>,
@@ -104,6 +107,7 @@ impl<K: Datapath> Node<K> {
             kernel,
             host: Handle::open()?,
             book,
+            cgroup: None,
             own: own.into(),
             applied: None,
             routed: None,
@@ -156,9 +160,10 @@ impl<K: Datapath> Node<K> {
             );
         }
         self.to_promote = observed.to_promote;
-        let own = self.own.clone();
+        let (own, cgroup) = (self.own.clone(), self.cgroup.clone());
         let view = View {
             own: &own,
+            cgroup: cgroup.as_deref(),
             nodes,
             uplinks,
         };
@@ -276,6 +281,7 @@ fn link_names(host: &mut Handle) -> Result<BTreeSet<IfName>> {
 
 struct View<'a> {
     own: &'a str,
+    cgroup: Option<&'a Path>,
     nodes: Option<&'a [ClusterNode]>,
     uplinks: &'a BTreeSet<IfName>,
 }
@@ -299,6 +305,7 @@ impl View<'_> {
             own: self.own,
             uplinks: &uplinks,
         });
+        desired.sockets = self.cgroup.map(Path::to_owned);
         if self.nodes.is_none() {
             desired.remotes.clone_from(&observed.remotes);
         }

@@ -42,6 +42,11 @@ impl Clients {
         self.0.get(&netns)
     }
 
+    /// All that is known.
+    pub fn entries(&self) -> Result<Vec<(u64, Client)>, BpfError> {
+        self.0.entries()
+    }
+
     /// Sets the addresses of a namespace: the first of each family. True if they were others.
     pub fn set(&self, netns: u64, addresses: &[IpAddr]) -> Result<bool, BpfError> {
         let first = |v4: bool| {
