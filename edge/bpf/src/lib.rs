@@ -28,7 +28,9 @@ mod sockets;
 mod sweep;
 pub mod sys;
 
-pub use attach::{Attached, Attachment, cgroup_root};
+#[cfg(feature = "load")]
+pub use attach::cgroup_root;
+pub use attach::{Attached, Attachment};
 pub use clients::{Clients, netns_cookie};
 #[cfg(feature = "load")]
 pub use datapath::{

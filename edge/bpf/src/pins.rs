@@ -102,6 +102,7 @@ impl PinDir {
     }
 
     /// Opens the program of a hook at a cgroup.
+    #[cfg(feature = "load")]
     pub(crate) fn open_socket_program(&self, hook: SocketHook) -> Result<ProgramFd, BpfError> {
         let path = self.socket_program(hook);
         ProgramFd::open(&path).doing(|| format!("open the program {}", path.display()))

@@ -196,7 +196,7 @@ const PROBES: &[Probe] = &[
     (
         "programs at sockets",
         true,
-        "no datapath on this kernel (5.8 brought them)",
+        "no datapath on this kernel (5.9 brought all of them)",
         socket_programs,
     ),
     (

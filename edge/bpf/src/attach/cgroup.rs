@@ -138,7 +138,6 @@ impl SocketHooks {
 }
 
 /// Puts a program in the place of the one of the link that is pinned there; false if there is none.
-#[cfg(feature = "load")]
 pub(crate) fn replace(pin: &Path, program: &ProgramFd) -> Result<bool, BpfError> {
     let Ok(link) = CgroupLink::open(pin) else {
         return Ok(false);

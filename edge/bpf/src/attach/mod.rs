@@ -1,3 +1,4 @@
+#[cfg(feature = "load")]
 mod cgroup;
 mod netlink;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use watari_abi::Hook;
 use watari_model::IfName;
 
+#[cfg(feature = "load")]
 pub use self::cgroup::cgroup_root;
 #[cfg(feature = "load")]
 pub(crate) use self::cgroup::{Cgroup, SocketHooks, replace};

@@ -222,14 +222,13 @@ fn ask_often(times: usize, to: SocketAddr) -> io::Result<String> {
     Ok(counts.join(" "))
 }
 
-/// Nanoseconds that each connecting of a datagram socket takes, socket and all: the least of some
-/// rounds.
-fn time(times: u32, to: SocketAddr) -> io::Result<String> {
+/// Nanoseconds that a call takes: the least of some rounds.
+fn time(times: u32, mut call: impl FnMut() -> io::Result<()>) -> io::Result<String> {
     let mut least = u64::MAX;
-    for _ in 0..5 {
+    for _ in 0..10 {
         let begun = Instant::now();
         for _ in 0..times {
-            UdpSocket::bind(unspecified(&to))?.connect(to)?;
+            call()?;
         }
         let nanos = begun.elapsed().as_nanos() / u128::from(times);
         least = least.min(u64::try_from(nanos).map_err(io::Error::other)?);
@@ -271,7 +270,22 @@ impl Open {
                 ask_by(&self.unconnected[&to.is_ipv4()], to)
             }
             "many" => ask_often(times(1)? as usize, to(2)?),
-            "time" => time(times(1)?, to(2)?),
+            // A datagram socket is made, connected and closed; or connected once more.
+            "time-new" => {
+                let to = to(2)?;
+                time(times(1)?, || UdpSocket::bind(unspecified(&to))?.connect(to))
+            }
+            "time-again" => {
+                let to = to(2)?;
+                let socket = unconnected(&to)?;
+                time(times(1)?, || socket.connect(to))
+            }
+            "time-tcp" => {
+                let to = to(2)?;
+                time(times(1)?, || {
+                    ask_stream(&mut TcpStream::connect(to)?).map(drop)
+                })
+            }
             "close" => {
                 *self = Self::default();
                 Ok("closed".to_owned())

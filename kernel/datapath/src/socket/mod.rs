@@ -47,29 +47,36 @@ pub enum Refusal {
     Dropped,
 }
 
-/// A process connects a socket.
+/// A process connects a socket: a stream socket gets a backend for this connection; a datagram socket as
+/// with [`send`].
 #[inline(always)]
 pub fn connect<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
-    if call.protocol == TCP {
-        return match wanted(env, call) {
-            Some(frontend) => give(env, call, &frontend),
-            None => Answer::Untouched,
-        };
+    if matches!(call.protocol, TCP | UDP) {
+        redirect(env, call)
+    } else {
+        Answer::Untouched
     }
-    send(env, call)
 }
 
-/// A process sends a datagram, or connects a datagram socket: it stays with the backend that it got
-/// before from the same Service, while that takes connections.
+/// A process sends a datagram to an address: its socket stays with the backend that it got before from
+/// the same Service, while that takes connections.
 #[inline(always)]
 pub fn send<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
-    if call.protocol != UDP {
-        return Answer::Untouched;
+    if call.protocol == UDP {
+        redirect(env, call)
+    } else {
+        Answer::Untouched
     }
+}
+
+#[inline(always)]
+fn redirect<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
     let Some(frontend) = wanted(env, call) else {
         return Answer::Untouched;
     };
-    if let Some(talk) = remember::ongoing(env, call, &frontend) {
+    if call.protocol == UDP
+        && let Some(talk) = remember::ongoing(env, call, &frontend)
+    {
         return Answer::Redirected {
             address: talk.peer,
             port: talk.peer_port,
