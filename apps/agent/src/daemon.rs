@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -19,7 +19,6 @@ use watari_routes::masquerade;
 use watari_store::{EndpointRecord, StoreError};
 
 use crate::book::Book;
-use crate::clients;
 use crate::cluster::Folder;
 use crate::drops::{Drops, Examples, captured};
 use crate::endpoint::pod_side_is_well;
@@ -98,10 +97,8 @@ impl<K: Datapath> Daemon<K> {
     /// Of the calling thread's namespace; does nothing yet.
     pub fn new(options: Options, kernel: K, reload: Reload<K>) -> Result<Self> {
         let book = Book::new(&options.data_dir);
-        let mut node = Node::new(&options.node, kernel, book)?;
-        node.cgroup.clone_from(&options.cgroup);
         Ok(Self {
-            node,
+            node: Node::new(&options.node, kernel, book)?,
             reconciler: Reconciler::new(Backoff::default()),
             folder: Folder::new(&options.cluster, &options.node),
             missed: Missed::default(),
@@ -403,18 +400,7 @@ impl<K: Datapath> Daemon<K> {
                 self.reconciler.touch(&key, now);
             }
         }
-        let done = self.keep_clients();
-        self.trouble("clients", done);
         self.look_for_the_gone(&snapshot, now)
-    }
-
-    fn keep_clients(&mut self) -> Result<()> {
-        let store = self.node.book.store()?;
-        let failed = clients::keep(&self.options.bpf_root, store)?;
-        if !failed.is_empty() {
-            bail!("namespaces that could not be asked: {}", failed.join("; "));
-        }
-        Ok(())
     }
 
     /// Takes back what sandboxes left that are gone for long.

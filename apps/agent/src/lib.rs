@@ -9,7 +9,6 @@
 
 mod book;
 mod client;
-mod clients;
 mod cluster;
 mod daemon;
 mod drops;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
@@ -84,8 +83,6 @@ pub struct Node<K> {
     pub host: Handle,
     /// The node store.
     pub book: Book,
-    /// The cgroup at which the socket programs are.
-    pub cgroup: Option<PathBuf>,
     own: Arc<str>,
     applied: Option<Tables>,
     routed: Option<BTreeSet<Route>>,
@@ -107,7 +104,6 @@ impl<K: Datapath> Node<K> {
             kernel,
             host: Handle::open()?,
             book,
-            cgroup: None,
             own: own.into(),
             applied: None,
             routed: None,
@@ -160,10 +156,9 @@ impl<K: Datapath> Node<K> {
             );
         }
         self.to_promote = observed.to_promote;
-        let (own, cgroup) = (self.own.clone(), self.cgroup.clone());
+        let own = self.own.clone();
         let view = View {
             own: &own,
-            cgroup: cgroup.as_deref(),
             nodes,
             uplinks,
         };
@@ -281,7 +276,6 @@ fn link_names(host: &mut Handle) -> Result<BTreeSet<IfName>> {
 
 struct View<'a> {
     own: &'a str,
-    cgroup: Option<&'a Path>,
     nodes: Option<&'a [ClusterNode]>,
     uplinks: &'a BTreeSet<IfName>,
 }
@@ -305,7 +299,6 @@ impl View<'_> {
             own: self.own,
             uplinks: &uplinks,
         });
-        desired.sockets = self.cgroup.map(Path::to_owned);
         if self.nodes.is_none() {
             desired.remotes.clone_from(&observed.remotes);
         }

@@ -19,9 +19,6 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Where the datapath is pinned.
     pub bpf_root: PathBuf,
-    /// The cgroup whose processes get the backends of Services at their sockets; none: packets are
-    /// rewritten instead.
-    pub cgroup: Option<PathBuf>,
     /// Entries of the table of established connections.
     pub established: u32,
     /// Entries of the table of all other connections.
@@ -46,7 +43,6 @@ impl Options {
             data_dir: watari_store::DEFAULT_DIR.into(),
             run_dir: "/run/watari".into(),
             bpf_root: watari_bpf::ROOT.into(),
-            cgroup: None,
             established: maps::ESTABLISHED_MAX,
             transient: maps::TRANSIENT_MAX,
             flow_events: true,

@@ -43,9 +43,7 @@ pub fn open(options: &Options) -> Result<(Kernel, Loaded)> {
     };
     let loaded = load(&loading).context("load the datapath")?;
     configure(options).context("configure the datapath")?;
-    let kernel = Kernel::open(&options.bpf_root, loaded.attachment)
-        .context("open the datapath")?
-        .with_cgroup(options.cgroup.clone());
+    let kernel = Kernel::open(&options.bpf_root, loaded.attachment).context("open the datapath")?;
     Ok((kernel, loaded))
 }
 

@@ -39,10 +39,6 @@ pub struct Args {
     /// Where the datapath is pinned, in a bpffs.
     #[arg(long, value_name = "DIR", default_value = watari_bpf::ROOT)]
     bpf_root: PathBuf,
-    /// The cgroup (v2) whose processes, all below it, get the backends of Services at their sockets;
-    /// `none`: packets are rewritten instead [default: the root of the cgroup2 mount].
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
     /// Seconds that a sandbox is missed before what it left is taken back.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     grace: u32,
@@ -111,18 +107,12 @@ impl Args {
                 .ok()
                 .context("the host name is not UTF-8: name the node with --node")?,
         };
-        let cgroup = match self.cgroup {
-            Some(none) if none.as_os_str() == "none" => None,
-            Some(named) => Some(named),
-            None => cgroup_root()?,
-        };
         Ok(Options {
             cluster: self.cluster,
             uplinks: self.uplinks,
             data_dir: self.data_dir,
             run_dir: self.run_dir,
             bpf_root: self.bpf_root,
-            cgroup,
             grace: Duration::from_secs(self.grace.into()),
             established: self.established,
             transient: self.transient,
@@ -130,11 +120,4 @@ impl Args {
             ..Options::new(&node)
         })
     }
-}
-
-/// The root of the cgroup v2 hierarchy; none where none is mounted.
-fn cgroup_root() -> anyhow::Result<Option<PathBuf>> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo");
-    let mounts = mounts.context("read /proc/self/mountinfo")?;
-    Ok(watari_bpf::cgroup_root(&mounts))
 }
