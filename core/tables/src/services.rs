@@ -23,7 +23,8 @@ pub struct Services {
 pub struct BalancerName {
     /// The Service.
     pub service: ServiceName,
-    /// The port's name; empty for the only one.
+    /// The port's name; empty for the only one. `ranges/tcp` (no name that a port could have) for all
+    /// ranges of a protocol.
     pub port: Arc<str>,
     /// IPv6; else IPv4.
     pub v6: bool,
@@ -47,13 +48,17 @@ pub enum Others {
 /// One port of a Service: where it is reached, and what is behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balancer {
-    /// Of every one of `frontends` and `inside` and `outside`.
+    /// Of all frontends and backends.
     pub protocol: Protocol,
     /// Where it is reached.
     pub frontends: BTreeMap<Frontend, FrontendKind>,
-    /// For clients inside: pods, and processes of this node.
+    /// Of cluster addresses, for everybody: what the internal traffic policy leaves.
     pub inside: Backends,
-    /// For clients outside of frontends that are not cluster addresses (those use `inside`). The
+    /// Of all other frontends, for clients inside (pods, and processes of this node): no traffic
+    /// policy holds for them, as if they went out to a load balancer and came back. The same as
+    /// `inside` for most.
+    pub inside_external: Backends,
+    /// Of all other frontends, for clients outside: what the external traffic policy leaves. The
     /// same as `inside` for most.
     pub outside: Backends,
     /// Clients outside keep their source; `outside` are on this node alone.
@@ -100,8 +105,8 @@ pub enum FrontendKind {
 /// Backends, and what becomes of packets when there are none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backends {
-    /// With how many parts of the connections each gets. One set that several balancers have is kept
-    /// once.
+    /// With how many parts of the connections each gets. Port zero where the frontends are ranges: the
+    /// backend gets the port that the client chose. Sets that are equal are one wherever they can be.
     pub members: Arc<BTreeMap<SocketAddr, u8>>,
     /// Packets are dropped when there are none; else they are refused.
     pub drops_when_empty: bool,
@@ -140,8 +145,9 @@ impl Services {
         }
     }
 
-    /// The fewest steps from here to there; what is removed first, so that an address that goes from
-    /// one Service to another is never both.
+    /// The fewest steps from here to there. What is removed comes first, so that a frontend that goes
+    /// from one Service to another is never both; what says that something is refused or dropped last,
+    /// so that nothing is that is only about to come.
     pub fn steps_to(&self, there: &Self) -> Vec<ServicesChange> {
         let mut steps = Vec::new();
         let gone = self.balancers.keys();
@@ -149,9 +155,6 @@ impl Services {
             gone.filter(|name| !there.balancers.contains_key(name))
                 .map(|name| ServicesChange::Remove(name.clone())),
         );
-        if self.cidrs != there.cidrs {
-            steps.push(ServicesChange::Cidrs(there.cidrs.clone()));
-        }
         for (name, balancer) in &there.balancers {
             if self.balancers.get(name) != Some(balancer) {
                 steps.push(ServicesChange::Set(name.clone(), balancer.clone()));
@@ -167,6 +170,9 @@ impl Services {
             gone.filter(|address| !there.addresses.contains_key(address))
                 .map(|address| ServicesChange::Address(*address, None)),
         );
+        if self.cidrs != there.cidrs {
+            steps.push(ServicesChange::Cidrs(there.cidrs.clone()));
+        }
         steps
     }
 }
