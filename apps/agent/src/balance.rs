@@ -21,7 +21,10 @@ impl<K: Datapath> Daemon<K> {
     /// What the folder says of Services; `cluster`: also of the rest.
     pub(crate) fn hear_services(&mut self, cluster: bool) {
         if cluster && let Some(found) = self.folder.cluster() {
-            let own = found.nodes.iter().find(|node| node.name == self.options.node);
+            let own = found
+                .nodes
+                .iter()
+                .find(|node| node.name == self.options.node);
             let mut cidrs = found.cidrs.clone();
             cidrs.extend(&self.options.service_cidrs);
             self.node.services.set_cluster(own, cidrs);

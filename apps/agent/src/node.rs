@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use watari_bpf::{Applied, Balancing, Datapath, difference};
+use watari_bpf::balance::Balancing;
+use watari_bpf::{Applied, Datapath, difference};
 use watari_model::{Attachment, ClusterNode, IfName};
 use watari_netlink::{Handle, Snapshot};
 use watari_nft::masquerade::Masquerading;

@@ -63,7 +63,11 @@ pub struct Args {
     service_cidrs: Vec<IpNet>,
     /// Of the node's addresses those in this range have node ports; may be repeated [default: the
     /// first InternalIP of each family].
-    #[arg(long = "node-port-addresses", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(
+        long = "node-port-addresses",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     node_port_addresses: Vec<IpNet>,
     /// Ports that sources are translated to where a reply would take another way otherwise. The node
     /// itself uses none of them: they lie outside of net.ipv4.ip_local_port_range.
