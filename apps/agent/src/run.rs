@@ -45,12 +45,14 @@ pub fn open(options: &Options) -> Result<(Kernel<Datapath>, Loaded)> {
     };
     let loaded = load(&loading).context("load the datapath")?;
     configure(options).context("configure the datapath")?;
-    let datapath =
-        Datapath::open(&options.bpf_root, loaded.attachment).context("open the datapath")?;
+    let datapath = Datapath::open(&options.bpf_root, loaded.attachment)
+        .context("open the datapath")?
+        .with_cgroup(options.cgroup.clone());
     let balancing = Balancer::open(&PinDir::current(&options.bpf_root));
     let kernel = Kernel {
         datapath,
         balancing: Box::new(balancing.context("open the tables of Services")?),
+        pins: Some(options.bpf_root.clone()),
     };
     Ok((kernel, loaded))
 }

@@ -195,9 +195,9 @@ impl Keeper {
         let changes = if full {
             let observed = balancing.observe().context("read the tables of Services")?;
             self.pending.clear();
-            synced.repaired.extend(observed.strays);
+            synced.repaired.extend(observed.strays.iter().cloned());
             let tables = self.compiler.tables();
-            difference(&observed.services, &tables)
+            difference(&observed, &tables)
         } else {
             std::mem::take(&mut self.pending)
         };

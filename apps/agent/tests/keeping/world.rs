@@ -181,12 +181,14 @@ impl Node {
             let open = |datapath: FakeDatapath| Kernel {
                 datapath,
                 balancing: Box::new(Balancer::open(&self.tables).unwrap()),
+                pins: None,
             };
             let tables = self.tables.clone();
             let reload = Box::new(move || {
                 Ok(Kernel {
                     datapath: FakeDatapath::default(),
                     balancing: Box::new(Balancer::open(&tables)?),
+                    pins: None,
                 })
             });
             work(&mut Daemon::new(options, open(kernel), reload).unwrap())
