@@ -7,6 +7,8 @@
 mod attach;
 mod clients;
 #[cfg(feature = "load")]
+pub mod balance;
+#[cfg(feature = "load")]
 mod datapath;
 mod error;
 #[cfg(feature = "load")]
