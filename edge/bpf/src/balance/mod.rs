@@ -127,3 +127,4 @@ pub struct Departed {
     /// Whether clients may be remembered to be its.
     pub affinity: bool,
 }
+
