@@ -7,6 +7,7 @@
 mod attach;
 #[cfg(feature = "load")]
 pub mod balance;
+mod clients;
 #[cfg(feature = "load")]
 mod connections;
 #[cfg(feature = "load")]
@@ -26,10 +27,15 @@ mod pod;
 #[cfg(feature = "load")]
 mod probe;
 #[cfg(feature = "load")]
+mod sockets;
+#[cfg(feature = "load")]
 mod sweep;
 pub mod sys;
 
+#[cfg(feature = "load")]
+pub use attach::cgroup_root;
 pub use attach::{Attached, Attachment};
+pub use clients::{Clients, netns_cookie};
 #[cfg(feature = "load")]
 pub use connections::Ended;
 #[cfg(feature = "load")]
