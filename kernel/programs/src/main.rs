@@ -14,6 +14,8 @@
 mod balance;
 mod maps;
 mod packet;
+mod services;
+mod socket;
 mod tables;
 mod tc;
 

@@ -11,6 +11,7 @@ mod tables;
 pub use alias::follow;
 pub(crate) use alias::is_near;
 pub use choose::{Choice, Wish, choose, member};
+pub(crate) use find::find_range;
 pub use find::{Found, find, find_exact};
 pub use refuse::answer;
 pub use serve::{serve, visit};
