@@ -1,11 +1,11 @@
 //! Connections as rows, and which of them somebody wants to see.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use watari_abi::{
-    Connection, ConnectionKey, Direction, Flow, FlowEvent, FlowEventKind, Side, State,
-    TranslationKind, Verdict, flags,
+    Address, Connection, ConnectionKey, Direction, Flow, FlowEvent, FlowEventKind, Side, State,
+    Translation, Verdict, flags, translation,
 };
 
 use crate::names::{Names, Who};
@@ -56,14 +56,16 @@ pub struct Way {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Translated {
-    /// `destination` or `source`.
+    /// `socket`: before there was a packet; `destination`; `source`; `both`.
     pub kind: String,
-    /// The address that it stands for.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-    /// The Service; zero for none.
+    /// Who opened it, as it believes.
+    pub source: SocketAddr,
+    /// Whom it believes to talk to.
+    pub destination: SocketAddr,
+    /// The number of the Service's port; zero for none.
     pub service: u32,
+    /// The number of the backend; zero for none.
+    pub backend: u32,
 }
 
 /// A connection as it is told.
@@ -172,7 +174,7 @@ impl Row {
         let low_opened = connection.flow(Side::Low) == Flow::Original;
         let opener = if low_opened { Side::Low } else { Side::High };
         let tuple = key.tuple(opener);
-        let end = |address: watari_abi::Address, port: u16| {
+        let end = |address: Address, port: u16| {
             let address = IpAddr::from(address);
             End {
                 address,
@@ -280,17 +282,33 @@ impl Row {
 }
 
 fn translated(connection: &Connection) -> Option<Translated> {
-    let translation = &connection.translation;
-    let kind = match TranslationKind::of(translation.kind)? {
-        TranslationKind::None => return None,
-        TranslationKind::Destination => "destination",
-        TranslationKind::Source => "source",
+    let Translation {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        kind,
+        service,
+        backend,
+        ..
+    } = connection.translation;
+    let name = match (
+        kind & translation::DESTINATION != 0,
+        kind & translation::SOURCE != 0,
+    ) {
+        (true, true) => "both",
+        (true, false) => "destination",
+        (false, true) => "source",
+        (false, false) if kind & translation::AT_SOCKET != 0 => "socket",
+        (false, false) => return None,
     };
+    let end = |address: Address, port: u16| SocketAddr::new(address.into(), u16::from_be(port));
     Some(Translated {
-        kind: kind.to_owned(),
-        address: translation.address.into(),
-        port: u16::from_be(translation.port),
-        service: translation.service,
+        kind: name.to_owned(),
+        source: end(source, source_port),
+        destination: end(destination, destination_port),
+        service,
+        backend,
     })
 }
 

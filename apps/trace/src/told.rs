@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use watari_abi::{Address, ConnectionKey, Flow, State, TranslationKind, Tuple, flags};
+use watari_abi::{Address, ConnectionKey, Flow, State, Tuple, flags};
 use watari_datapath::{Route, Step, Table};
 use watari_wire::protocol;
 
@@ -157,13 +157,8 @@ impl Context<'_> {
                 "translation",
                 ends(tuple),
                 Some(format!(
-                    "{} {}",
-                    match TranslationKind::of(translation.kind) {
-                        Some(TranslationKind::Destination) => "destination",
-                        Some(TranslationKind::Source) => "source",
-                        _ => "nothing",
-                    },
-                    with_port(ip(&translation.address), u16::from_be(translation.port))
+                    "its sender knows it as {}",
+                    ends(&translation.tuple(tuple.protocol))
                 )),
                 "the packet's ends from now on",
             ),

@@ -418,6 +418,27 @@ impl Tuple {
     }
 }
 
+impl Translation {
+    /// It changes packets: who looks at them sees two tuples.
+    #[inline(always)]
+    pub const fn rewrites(kind: u8) -> bool {
+        kind & (translation::DESTINATION | translation::SOURCE) != 0
+    }
+
+    /// The tuple that it holds: of the near side, or of the far one in an alias.
+    #[inline(always)]
+    pub const fn tuple(&self, protocol: u8) -> Tuple {
+        Tuple {
+            source: self.source,
+            destination: self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
 impl ConnectionKey {
     /// The tuple of the packets that this side sends.
     #[inline(always)]

@@ -103,6 +103,8 @@ pub mod frontend_flags {
     /// Clients outside are judged as clients inside, and have their source translated (a
     /// cluster address that is reached from outside).
     pub const CLUSTER_ADDRESS: u32 = 1024;
+    /// The address is a load balancer's. No program asks: it is for who reads the tables back.
+    pub const LOAD_BALANCER: u32 = 2048;
 }
 
 plain! {

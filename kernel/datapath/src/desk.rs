@@ -3,6 +3,7 @@
 //! [`Desk`] is a node's tables in memory, with a clock that is set by hand. A packet is put on it
 //! with [`Desk::run`], which says what became of it and by which steps.
 
+mod services;
 mod tables;
 
 use std::boxed::Box;
@@ -17,6 +18,7 @@ use watari_abi::{
 use watari_wire::{Frame, Refused, Sum};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+pub use services::Services;
 pub use tables::{Kept, Lru, Prefixes, Shared, Tallies, Value};
 
 use crate::{Dropped, Env, Packet, Route, RouteQuery, Step, Table, Verdict};

@@ -20,6 +20,7 @@ mod hooks;
 mod packet;
 mod quote;
 mod send;
+pub mod service;
 pub mod state;
 mod step;
 mod track;

@@ -1,7 +1,7 @@
 //! Connections: found, made, and taken from state to state.
 
 use watari_abi::{
-    ConnectionKey, Counter, Flow, FlowEvent, FlowEventKind, Hook, Side, State, TranslationKind,
+    ConnectionKey, Counter, Flow, FlowEvent, FlowEventKind, Hook, Side, State, Translation,
     Verdict as Judged, config_flags, flags,
 };
 
@@ -181,10 +181,10 @@ fn pass<S: Spot, E: Env>(
     }
     Some(if !direct {
         Way::Stack
-    } else if entry.translation_kind() == TranslationKind::None as u8 {
-        Way::Direct
-    } else {
+    } else if Translation::rewrites(entry.translation_kind()) {
         Way::Translated
+    } else {
+        Way::Direct
     })
 }
 

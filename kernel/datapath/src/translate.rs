@@ -1,6 +1,6 @@
 //! Translation: a connection's other address and port, in the packet and in what it quotes.
 
-use watari_abi::{ConnectionKey, Flow, Reason, Side, Translation, TranslationKind, Tuple};
+use watari_abi::{ConnectionKey, Flow, Reason, Side, Translation, Tuple};
 use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, icmp};
 
 use crate::packet::{Packet, Part, Quoted};
@@ -16,19 +16,13 @@ pub(crate) const fn translated(
     flow: Flow,
     translation: &Translation,
 ) -> Tuple {
-    let mut tuple = key.tuple(sender);
-    // Whom the other end shall believe to talk to. Towards the translated end, the packet has its
-    // real address, which is what the key holds.
-    let outward = match TranslationKind::of(translation.kind) {
-        Some(TranslationKind::Destination) => matches!(flow, Flow::Reply),
-        Some(TranslationKind::Source) => matches!(flow, Flow::Original),
-        _ => false,
-    };
-    if outward {
-        tuple.source = translation.address;
-        tuple.source_port = translation.port;
+    // The key holds the far side, the translation the near one, as who opened it sends.
+    match flow {
+        Flow::Reply if Translation::rewrites(translation.kind) => {
+            translation.tuple(key.protocol).reversed()
+        }
+        _ => key.tuple(sender),
     }
-    tuple
 }
 
 /// Gives the packet the ends `to`, which differ from its own in address and port.
@@ -162,30 +156,26 @@ pub(crate) fn rewrite_error<F: Family, E: Env>(
     entry: &E::Entry,
     at: u32,
 ) -> Result<(), Reason> {
-    if entry.translation_kind() == TranslationKind::None as u8 {
+    if !Translation::rewrites(entry.translation_kind()) {
         return Ok(());
     }
     let translation = entry.translation();
     let quoted = &packet.quoted;
-    // The error goes the other way than what it quotes, to whom that way's packets go.
-    let other = match quoted.side {
-        Side::Low => Side::High,
-        Side::High => Side::Low,
+    // Of a packet to the far end, the near one knows only its own tuple.
+    let flow = flow_of(entry.flags(), quoted.side);
+    let believed = match flow {
+        Flow::Original => translation.tuple(quoted.tuple.protocol),
+        Flow::Reply => return Ok(()),
     };
-    let back = flow_of(entry.flags(), other);
-    let believed = translated(&quoted.key, other, back, &translation).reversed();
-    if believed == quoted.tuple {
-        return Ok(());
-    }
     let change = quote_change::<F, E>(env, quoted, at, &believed)?;
     env.correct(packet.transport + icmp::CHECKSUM, change, false, false)
         .map_err(|_| Reason::RewriteFailed)?;
-    if packet.tuple.source == quoted.tuple.destination {
-        let mut to = packet.tuple;
+    let mut to = packet.tuple;
+    to.destination = believed.source;
+    if to.source == quoted.tuple.destination {
         to.source = believed.destination;
-        rewrite::<F, E>(env, packet, &to, &translation)?;
     }
-    Ok(())
+    rewrite::<F, E>(env, packet, &to, &translation)
 }
 
 /// Rewrites the quoted packet; gives the change that the error's checksum has to follow.
