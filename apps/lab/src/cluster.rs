@@ -26,7 +26,7 @@ pub fn write(lab: &Lab) -> Result<()> {
     paths::create_dir(folder)?;
     paths::write_whole(&folder.join("nodes.yaml"), nodes(lab).as_bytes())?;
     let ranges = service_cidrs(lab);
-    paths::write_whole(&folder.join("service-cidrs.yaml"), ranges.as_bytes())?;
+    paths::write_whole(&folder.join("servicecidr.yaml"), ranges.as_bytes())?;
     let exceptions = exceptions(lab);
     if exceptions.is_empty() {
         return Ok(());
