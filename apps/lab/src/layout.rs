@@ -455,7 +455,7 @@ mod tests {
         let (addresses, cidrs) = texts(&dual, 1);
         assert_eq!(addresses, ["10.240.0.5", "fd10:240::5"]);
         assert_eq!(cidrs, ["10.244.2.0/24", "fd10:244:0:2::/64"]);
-        let large = lab("{fabric: l2, maxPods: 300, podCIDR: 10.0.0.0/9}").unwrap();
+        let large = lab("{fabric: l2, maxPods: 300, podCIDR: 10.0.0.0/10}").unwrap();
         assert_eq!(texts(&large, 0).1, ["10.0.2.0/23"]);
         let six = lab("{fabric: l2, ipv4: false, ipv6: true, podCIDR: 10.240.0.0/16}").unwrap();
         let (addresses, cidrs) = texts(&six, 2);
@@ -492,6 +492,6 @@ mod tests {
             let error = lab(text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");
         }
-        assert!(lab("{nodes: 1, maxPods: 250, subnet: 0.0.0.0/0}").is_ok());
+        assert!(lab("{nodes: 1, maxPods: 250, subnet: 128.0.0.0/1}").is_ok());
     }
 }

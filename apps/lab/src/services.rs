@@ -75,7 +75,7 @@ pub fn check(spec: &Spec) -> Result<(), SpecError> {
 mod tests {
     use super::*;
 
-    fn texts(nets: Vec<IpNet>) -> Vec<String> {
+    fn texts(nets: &[IpNet]) -> Vec<String> {
         nets.iter().map(ToString::to_string).collect()
     }
 
@@ -101,8 +101,8 @@ mod tests {
         ] {
             let spec = Spec::parse(spec).unwrap();
             assert!(check(&spec).is_ok());
-            assert_eq!(texts(cidrs(&spec)), expected);
-            assert_eq!(texts(pools(&spec)), pool);
+            assert_eq!(texts(&cidrs(&spec)), expected);
+            assert_eq!(texts(&pools(&spec)), pool);
         }
     }
 

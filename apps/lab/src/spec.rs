@@ -49,7 +49,7 @@ pub struct Spec {
     /// Where addresses of type `LoadBalancer` are from; on `l2` 10.100.0.0/24 when absent, on `azure`
     /// nobody gives any then.
     pub load_balancer_pool: Option<Ipv4Net>,
-    /// The same for IPv6; on `l2` fd00:10:100::/112 when absent.
+    /// The same for IPv6; on `l2` `fd00:10:100::/112` when absent.
     pub ipv6_load_balancer_pool: Option<Ipv6Net>,
     /// The zones of the nodes, by turns; none when empty.
     pub zones: Vec<Label>,

@@ -44,6 +44,10 @@ fn get(lab: &TestLab, kind: &str) -> Vec<Value> {
     all[kind].as_array().expect("a list").clone()
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
 fn one(lab: &TestLab, kind: &str, name: &str) -> Option<Value> {
     let all = get(lab, kind).into_iter();
     all.into_iter().find(|one| one["metadata"]["name"] == name)
@@ -106,42 +110,8 @@ fn a_deployment_and_its_service_live_from_apply_to_delete() {
         assert_eq!(pod["labels"]["app"], "web");
     }
 
-    // What an API server gives.
-    let service = one(&lab, "services", "web").unwrap();
-    let spec = service["spec"].clone();
-    let cluster_ip = spec["clusterIP"].as_str().unwrap().to_owned();
-    assert!(cluster_ip.starts_with("10.96."), "{cluster_ip}");
-    assert_eq!(spec["ipFamilies"], serde_json::json!(["IPv4"]));
-    let ingress = &service["status"]["loadBalancer"]["ingress"];
-    assert!(ingress[0]["ip"].as_str().unwrap().starts_with("10.100.0."));
-    let in_range = |port: &Value| (30_000..=32_767).contains(&port.as_i64().unwrap());
-    assert!(in_range(&spec["ports"][0]["nodePort"]) && in_range(&spec["ports"][1]["nodePort"]));
-    assert!(in_range(&spec["healthCheckNodePort"]));
-
-    // Every node is told the same: each pod, ready, with its node and zone.
-    let ready: Vec<_> = addresses(&lab)
-        .into_iter()
-        .map(|address| (address, true, true, false))
-        .collect();
-    for node in ["node1", "node2"] {
-        assert_eq!(told(&lab, node, "web"), ready);
-    }
-    let slices = get(&lab, "endpointslices");
-    let ports = &slices[0]["ports"];
-    let named = |name: &str| {
-        let mut all = ports.as_array().unwrap().iter();
-        all.find(|port| port["name"] == name).unwrap()["port"].clone()
-    };
-    assert_eq!((named("http"), named("dns")), (8080.into(), 5353.into()));
-    for endpoint in slices[0]["endpoints"].as_array().unwrap() {
-        let zone = if endpoint["nodeName"] == "node1" {
-            "a"
-        } else {
-            "b"
-        };
-        assert_eq!(endpoint["zone"], zone);
-        assert_eq!(endpoint["targetRef"]["kind"], "Pod");
-    }
+    let cluster_ip = has_what_an_api_server_gives(&lab);
+    every_node_is_told(&lab);
 
     // Applied again, nothing changes; tables name it.
     let said = lab.watari(&["apply", "-f", &file]);
@@ -175,39 +145,85 @@ fn a_deployment_and_its_service_live_from_apply_to_delete() {
 
     lab.watari(&["delete", "-f", &file]);
     assert_eq!(pods(&lab).len(), 0);
-    assert_eq!(
-        lab.sh("node1", "ls /run/watari/cluster | grep service- || true")
-            .trim(),
-        "service-cidrs.yaml"
-    );
+    let left = lab.sh("node1", "ls /run/watari/cluster");
+    assert_eq!(left, "nodes.yaml\nservicecidr.yaml\n");
     assert!(!lab.try_watari(&["delete", "svc/web"]).status.success());
+}
+
+/// Answers the cluster address.
+fn has_what_an_api_server_gives(lab: &TestLab) -> String {
+    let service = one(lab, "services", "web").expect("a Service");
+    let spec = service["spec"].clone();
+    let cluster_ip = text(&spec["clusterIP"]);
+    assert!(cluster_ip.starts_with("10.96."), "{cluster_ip}");
+    assert_eq!(spec["ipFamilies"], serde_json::json!(["IPv4"]));
+    let ingress = &service["status"]["loadBalancer"]["ingress"];
+    assert!(text(&ingress[0]["ip"]).starts_with("10.100.0."));
+    let in_range = |port: &Value| (30_000..=32_767).contains(&port.as_i64().expect("a port"));
+    assert!(in_range(&spec["ports"][0]["nodePort"]) && in_range(&spec["ports"][1]["nodePort"]));
+    assert!(in_range(&spec["healthCheckNodePort"]));
+    cluster_ip
+}
+
+/// The same: each pod, ready, with its node and zone.
+fn every_node_is_told(lab: &TestLab) {
+    let ready: Vec<_> = addresses(lab)
+        .into_iter()
+        .map(|address| (address, true, true, false))
+        .collect();
+    for node in ["node1", "node2"] {
+        assert_eq!(told(lab, node, "web"), ready);
+    }
+    let slices = get(lab, "endpointslices");
+    let ports = &slices[0]["ports"];
+    let named = |name: &str| {
+        let mut all = ports.as_array().expect("ports").iter();
+        all.find(|port| port["name"] == name).expect("a port")["port"].clone()
+    };
+    assert_eq!((named("http"), named("dns")), (8080.into(), 5353.into()));
+    for endpoint in slices[0]["endpoints"].as_array().expect("endpoints") {
+        let zone = if endpoint["nodeName"] == "node1" {
+            "a"
+        } else {
+            "b"
+        };
+        assert_eq!(endpoint["zone"], zone);
+        assert_eq!(endpoint["targetRef"]["kind"], "Pod");
+    }
+}
+
+fn service(name: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports: [{{port: 80}}]\n{rest}---\n"
+    )
+}
+
+/// The exit status, and what was complained of.
+fn try_apply(lab: &TestLab, text: &str) -> (Option<i32>, String) {
+    let file = lab.file("s.yaml", text);
+    let output = lab.try_watari(&["apply", "-f", &file]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), words)
+}
+
+fn ips(lab: &TestLab, name: &str) -> Value {
+    one(lab, "services", name).expect("a Service")["spec"]["clusterIPs"].clone()
 }
 
 #[test]
 fn an_address_once_given_stays() {
     let lab = TestLab::plain("stay", "{fabric: l2, ipv6: true, nodes: 1}");
-    let service = |name: &str, rest: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports: [{{port: 80}}]\n{rest}---\n"
-        )
-    };
-    let apply = |text: &str| {
-        let file = lab.file("s.yaml", text);
-        let output = lab.try_watari(&["apply", "-f", &file]);
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
-    };
-    let ips = |name: &str| one(&lab, "services", name).unwrap()["spec"]["clusterIPs"].clone();
-    assert_eq!(apply(&service("a", "  type: LoadBalancer\n")).0, Some(0));
+    assert_eq!(
+        try_apply(&lab, &service("a", "  type: LoadBalancer\n")).0,
+        Some(0)
+    );
     let first = one(&lab, "services", "a").unwrap();
     // More is asked for: what was given stays, and the other family joins it.
     let dual = service(
         "a",
         "  type: LoadBalancer\n  ipFamilyPolicy: PreferDualStack\n  selector: {a: b}\n",
     );
-    assert_eq!(apply(&dual).0, Some(0));
+    assert_eq!(try_apply(&lab, &dual).0, Some(0));
     let second = one(&lab, "services", "a").unwrap();
     for path in [
         "/spec/clusterIP",
@@ -222,7 +238,12 @@ fn an_address_once_given_stays() {
         second["spec"]["ipFamilies"],
         serde_json::json!(["IPv4", "IPv6"])
     );
-    assert!(ips("a")[1].as_str().unwrap().starts_with("fd00:10:96::"));
+    assert!(
+        ips(&lab, "a")[1]
+            .as_str()
+            .unwrap()
+            .starts_with("fd00:10:96::")
+    );
     assert_eq!(
         second["status"]["loadBalancer"]["ingress"]
             .as_array()
@@ -231,8 +252,12 @@ fn an_address_once_given_stays() {
         2
     );
 
-    // Somebody else's address, range, port, and class.
-    let taken = ips("a")[0].as_str().unwrap().to_owned();
+    what_is_somebody_elses_is_refused(&lab, &second);
+}
+
+/// Address, range, port, and class.
+fn what_is_somebody_elses_is_refused(lab: &TestLab, second: &Value) {
+    let taken = text(&ips(lab, "a")[0]);
     for (rest, told) in [
         (format!("  clusterIP: {taken}\n"), "is another Service's"),
         (
@@ -248,36 +273,38 @@ fn an_address_once_given_stays() {
             "want ipFamilyPolicy",
         ),
     ] {
-        let (code, words) = apply(&service("b", &rest));
+        let (code, words) = try_apply(lab, &service("b", &rest));
         assert_eq!(code, Some(1), "{rest}");
         assert!(words.contains(told), "{rest}: {words}");
     }
     let node_port = second["spec"]["ports"][0]["nodePort"].clone();
     let same = service("b", "  type: NodePort\n")
         .replace("port: 80", &format!("port: 81, nodePort: {node_port}"));
-    assert!(apply(&same).1.contains("is another Service's"));
+    assert!(try_apply(lab, &same).1.contains("is another Service's"));
     let low = same.replace(&node_port.to_string(), "8080");
     assert!(
-        apply(&low).1.contains("is not of the range of node ports"),
+        try_apply(lab, &low)
+            .1
+            .contains("is not of the range of node ports"),
         "{low}"
     );
-    assert!(one(&lab, "services", "b").is_none());
+    assert!(one(lab, "services", "b").is_none());
     let other = service(
         "c",
         "  type: LoadBalancer\n  loadBalancerClass: example.com/x\n",
     );
-    assert_eq!(apply(&other).0, Some(0));
-    let other = one(&lab, "services", "c").unwrap();
+    assert_eq!(try_apply(lab, &other).0, Some(0));
+    let other = one(lab, "services", "c").expect("a Service");
     assert!(other["status"]["loadBalancer"]["ingress"].is_null());
     let six = service("six", "  ipFamilies: [IPv6]\n");
-    assert_eq!(apply(&six).0, Some(0));
-    assert!(ips("six")[0].as_str().unwrap().contains(':'));
+    assert_eq!(try_apply(lab, &six).0, Some(0));
+    assert!(text(&ips(lab, "six")[0]).contains(':'));
 }
 
 #[test]
 fn slices_by_hand_and_mistakes() {
     let lab = TestLab::plain("hand", "{nodes: 1}");
-    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, labels: {kubernetes.io/service-name: db}}\naddressType: IPv4\nports: [{port: 5432}]\nendpoints: [{addresses: [192.0.2.9]}]\n---\n";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, labels: {kubernetes.io/service-name: db}}\naddressType: IPv4\nports: [{port: 5432}]\nendpoints: [{addresses: [192.0.2.9], conditions: {ready: true, serving: true}}]\n---\n";
     let service =
         "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 5432}]}\n---\n";
     let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 99999}]}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: bad}\nspec: {replicas: -1, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c}]}}}\n";
@@ -286,7 +313,7 @@ fn slices_by_hand_and_mistakes() {
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        words.contains("document 3 (from line 13): spec.ports[0].port: 99999 is no port"),
+        words.contains("document 3 (from line 12): spec.ports[0].port: 99999 is no port"),
         "{words}"
     );
     assert!(
@@ -383,7 +410,7 @@ fn a_new_template_replaces_pods_and_new_ones_come_first() {
     let deployment = one(&lab, "deployments", "web").unwrap();
     assert_eq!(deployment["status"]["updatedReplicas"], 3);
 
-    // New ones that never are ready leave the old ones.
+    // The other kinds.
     let kinds = "apiVersion: apps/v1
 kind: KIND
 metadata: {name: NAME}

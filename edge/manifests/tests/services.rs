@@ -125,6 +125,11 @@ fn a_service_is_read_whole() {
             },
         ]
     );
+}
+
+#[test]
+fn what_a_service_asks_is_read() {
+    let service = one_service(SERVICE);
     assert_eq!(service.selector["app"], "web");
     assert!(service.internal_local && service.external_local && service.publish_not_ready);
     assert_eq!(service.affinity, Some(60));
@@ -185,211 +190,214 @@ fn what_is_not_said_is_as_the_api_server_has_it() {
     assert_eq!(one_service(&other).source_ranges.len(), 0);
 }
 
+/// What is replaced, by what, and what is said then.
+const WRONG_SERVICES: &[(&str, &str, &str)] = &[
+    (
+        "port: 80",
+        "port: 0",
+        "spec.ports[0].port: 0 is no port: want 1 to 65535",
+    ),
+    (
+        "port: 80",
+        "port: 65536",
+        "spec.ports[0].port: 65536 is no port",
+    ),
+    ("port: 80", "port: -1", "spec.ports[0].port: -1 is no port"),
+    (
+        "port: 53",
+        "port: x",
+        "spec.ports[1].port: invalid type: string \"x\", expected i32",
+    ),
+    (
+        "name: dns",
+        "name: http",
+        "spec.ports[1].name: another port has the name \"http\"",
+    ),
+    (
+        "name: dns, ",
+        "",
+        "spec.ports[1].name: missing; of several ports each has one",
+    ),
+    (
+        "name: dns",
+        "name: Dns",
+        "spec.ports[1].name: \"Dns\" is not a name of at most 63",
+    ),
+    (
+        "port: 53, protocol: UDP",
+        "port: 80",
+        "spec.ports[1].port: tcp 80 stands twice",
+    ),
+    (
+        "protocol: UDP, nodePort: 30053",
+        "nodePort: 30080",
+        "spec.ports[1].nodePort: tcp 30080 stands twice",
+    ),
+    (
+        "protocol: UDP",
+        "protocol: udp",
+        "spec.ports[1].protocol: \"udp\" is none of TCP, UDP, SCTP",
+    ),
+    (
+        "nodePort: 30080",
+        "nodePort: 65536",
+        "spec.ports[0].nodePort: 65536 is no port",
+    ),
+    (
+        "targetPort: web",
+        "targetPort: 70000",
+        "spec.ports[0].targetPort: 70000 is no port",
+    ),
+    (
+        "targetPort: web",
+        "targetPort: '80'",
+        "spec.ports[0].targetPort: \"80\" is neither a port nor a port's name",
+    ),
+    (
+        "type: LoadBalancer",
+        "type: Balancer",
+        "spec.type: \"Balancer\" is none of ClusterIP, NodePort",
+    ),
+    (
+        "type: LoadBalancer",
+        "type: ClusterIP",
+        "spec.ports[0].nodePort: it is for types NodePort and LoadBalancer",
+    ),
+    (
+        "type: LoadBalancer",
+        "type: ExternalName",
+        "spec.externalName: missing",
+    ),
+    (
+        "type: LoadBalancer",
+        "type: NodePort",
+        "spec.loadBalancerSourceRanges: it is for type LoadBalancer",
+    ),
+    (
+        "clusterIP: 10.96.0.7",
+        "clusterIP: 10.96.0.8",
+        "spec.clusterIPs[0]: \"10.96.0.7\" is not spec.clusterIP, \"10.96.0.8\"",
+    ),
+    (
+        "'fd00:10:96::7'",
+        "10.96.0.9",
+        "spec.clusterIPs[1]: 10.96.0.9 and 10.96.0.7 are of one family",
+    ),
+    (
+        "'fd00:10:96::7'",
+        "10.96.0",
+        "spec.clusterIPs[1]: \"10.96.0\" is no IP address",
+    ),
+    (
+        "'fd00:10:96::7'",
+        "None",
+        "spec.clusterIPs: None stands beside an address",
+    ),
+    (
+        "[198.51.100.7]",
+        "[127.0.0.1]",
+        "spec.externalIPs[0]: 127.0.0.1 is a loopback address",
+    ),
+    (
+        "[198.51.100.7]",
+        "[224.0.0.1]",
+        "spec.externalIPs[0]: 224.0.0.1 is a multicast address",
+    ),
+    (
+        "[IPv4, IPv6]",
+        "[IPv4, IPv4]",
+        "spec.ipFamilies[1]: IPv4 stands twice",
+    ),
+    (
+        "[IPv4, IPv6]",
+        "[IP4]",
+        "spec.ipFamilies[0]: \"IP4\" is none of IPv4, IPv6",
+    ),
+    (
+        "PreferDualStack",
+        "Dual",
+        "spec.ipFamilyPolicy: \"Dual\" is none of SingleStack",
+    ),
+    (
+        "internalTrafficPolicy: Local",
+        "internalTrafficPolicy: local",
+        "spec.internalTrafficPolicy: \"local\" is none of Cluster, Local",
+    ),
+    (
+        "externalTrafficPolicy: Local",
+        "externalTrafficPolicy: Cluster",
+        "spec.healthCheckNodePort: it is for type LoadBalancer with externalTrafficPolicy Local",
+    ),
+    (
+        "healthCheckNodePort: 31000",
+        "healthCheckNodePort: -3",
+        "spec.healthCheckNodePort: -3 is no port",
+    ),
+    (
+        "sessionAffinity: ClientIP",
+        "sessionAffinity: Client",
+        "spec.sessionAffinity: \"Client\" is none of None, ClientIP",
+    ),
+    (
+        "timeoutSeconds: 60",
+        "timeoutSeconds: 86401",
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: want 1 to 86400 seconds, not 86401",
+    ),
+    (
+        "10.1.2.3/8",
+        "10.1.2.3/33",
+        "spec.loadBalancerSourceRanges[0]: \"10.1.2.3/33\" is no CIDR",
+    ),
+    (
+        "PreferSameNode",
+        "PreferMoon",
+        "spec.trafficDistribution: \"PreferMoon\" is none of PreferSameZone",
+    ),
+    (
+        "ip: 203.0.113.7",
+        "ip: 203.0.113",
+        "status.loadBalancer.ingress[0].ip: \"203.0.113\" is no IP address",
+    ),
+    (
+        "ipMode: VIP",
+        "ipMode: Vip",
+        "status.loadBalancer.ingress[0].ipMode: \"Vip\" is none of VIP, Proxy",
+    ),
+    (
+        "6000-6999/UDP",
+        "6999-6000/UDP",
+        "metadata.annotations['watari.io/port-ranges']: \"6999-6000/UDP\" is no range of ports",
+    ),
+    (
+        "6000-6999/UDP",
+        "0-1/UDP",
+        "metadata.annotations['watari.io/port-ranges']: \"0-1/UDP\" is no range of ports",
+    ),
+    (
+        "6000-6999/UDP",
+        "7000-7001/TCP",
+        "metadata.annotations['watari.io/port-ranges']: \"7000\" meets 7000-7001",
+    ),
+    (
+        "least-connections",
+        "fastest",
+        "metadata.annotations['watari.io/algorithm']: \"fastest\" is none of random, least-connections",
+    ),
+    (
+        "direct-return: 'true'",
+        "direct-return: 'yes'",
+        "metadata.annotations['watari.io/direct-return']: \"yes\" is none of true, false",
+    ),
+    (
+        "name: web\n",
+        "name: web.shop\n",
+        "metadata.name: \"web.shop\" is not a name",
+    ),
+];
+
 #[test]
 fn what_a_service_cannot_be_is_told_with_its_path() {
-    for (good, bad, told) in [
-        (
-            "port: 80",
-            "port: 0",
-            "spec.ports[0].port: 0 is no port: want 1 to 65535",
-        ),
-        (
-            "port: 80",
-            "port: 65536",
-            "spec.ports[0].port: 65536 is no port",
-        ),
-        ("port: 80", "port: -1", "spec.ports[0].port: -1 is no port"),
-        (
-            "port: 53",
-            "port: x",
-            "spec.ports[1].port: invalid type: string \"x\", expected i32",
-        ),
-        (
-            "name: dns",
-            "name: http",
-            "spec.ports[1].name: another port has the name \"http\"",
-        ),
-        (
-            "name: dns, ",
-            "",
-            "spec.ports[1].name: missing; of several ports each has one",
-        ),
-        (
-            "name: dns",
-            "name: Dns",
-            "spec.ports[1].name: \"Dns\" is not a name of at most 63",
-        ),
-        (
-            "port: 53, protocol: UDP",
-            "port: 80",
-            "spec.ports[1].port: tcp 80 stands twice",
-        ),
-        (
-            "protocol: UDP, nodePort: 30053",
-            "nodePort: 30080",
-            "spec.ports[1].nodePort: tcp 30080 stands twice",
-        ),
-        (
-            "protocol: UDP",
-            "protocol: udp",
-            "spec.ports[1].protocol: \"udp\" is none of TCP, UDP, SCTP",
-        ),
-        (
-            "nodePort: 30080",
-            "nodePort: 65536",
-            "spec.ports[0].nodePort: 65536 is no port",
-        ),
-        (
-            "targetPort: web",
-            "targetPort: 70000",
-            "spec.ports[0].targetPort: 70000 is no port",
-        ),
-        (
-            "targetPort: web",
-            "targetPort: '80'",
-            "spec.ports[0].targetPort: \"80\" is neither a port nor a port's name",
-        ),
-        (
-            "type: LoadBalancer",
-            "type: Balancer",
-            "spec.type: \"Balancer\" is none of ClusterIP, NodePort",
-        ),
-        (
-            "type: LoadBalancer",
-            "type: ClusterIP",
-            "spec.ports[0].nodePort: it is for types NodePort and LoadBalancer",
-        ),
-        (
-            "type: LoadBalancer",
-            "type: ExternalName",
-            "spec.externalName: missing",
-        ),
-        (
-            "type: LoadBalancer",
-            "type: NodePort",
-            "spec.loadBalancerSourceRanges: it is for type LoadBalancer",
-        ),
-        (
-            "clusterIP: 10.96.0.7",
-            "clusterIP: 10.96.0.8",
-            "spec.clusterIPs[0]: \"10.96.0.7\" is not spec.clusterIP, \"10.96.0.8\"",
-        ),
-        (
-            "'fd00:10:96::7'",
-            "10.96.0.9",
-            "spec.clusterIPs[1]: 10.96.0.9 and 10.96.0.7 are of one family",
-        ),
-        (
-            "'fd00:10:96::7'",
-            "10.96.0",
-            "spec.clusterIPs[1]: \"10.96.0\" is no IP address",
-        ),
-        (
-            "'fd00:10:96::7'",
-            "None",
-            "spec.clusterIPs: None stands beside an address",
-        ),
-        (
-            "[198.51.100.7]",
-            "[127.0.0.1]",
-            "spec.externalIPs[0]: 127.0.0.1 is a loopback address",
-        ),
-        (
-            "[198.51.100.7]",
-            "[224.0.0.1]",
-            "spec.externalIPs[0]: 224.0.0.1 is a multicast address",
-        ),
-        (
-            "[IPv4, IPv6]",
-            "[IPv4, IPv4]",
-            "spec.ipFamilies[1]: IPv4 stands twice",
-        ),
-        (
-            "[IPv4, IPv6]",
-            "[IP4]",
-            "spec.ipFamilies[0]: \"IP4\" is none of IPv4, IPv6",
-        ),
-        (
-            "PreferDualStack",
-            "Dual",
-            "spec.ipFamilyPolicy: \"Dual\" is none of SingleStack",
-        ),
-        (
-            "internalTrafficPolicy: Local",
-            "internalTrafficPolicy: local",
-            "spec.internalTrafficPolicy: \"local\" is none of Cluster, Local",
-        ),
-        (
-            "externalTrafficPolicy: Local",
-            "externalTrafficPolicy: Cluster",
-            "spec.healthCheckNodePort: it is for type LoadBalancer with externalTrafficPolicy Local",
-        ),
-        (
-            "healthCheckNodePort: 31000",
-            "healthCheckNodePort: -3",
-            "spec.healthCheckNodePort: -3 is no port",
-        ),
-        (
-            "sessionAffinity: ClientIP",
-            "sessionAffinity: Client",
-            "spec.sessionAffinity: \"Client\" is none of None, ClientIP",
-        ),
-        (
-            "timeoutSeconds: 60",
-            "timeoutSeconds: 86401",
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: want 1 to 86400 seconds, not 86401",
-        ),
-        (
-            "10.1.2.3/8",
-            "10.1.2.3/33",
-            "spec.loadBalancerSourceRanges[0]: \"10.1.2.3/33\" is no CIDR",
-        ),
-        (
-            "PreferSameNode",
-            "PreferMoon",
-            "spec.trafficDistribution: \"PreferMoon\" is none of PreferSameZone",
-        ),
-        (
-            "ip: 203.0.113.7",
-            "ip: 203.0.113",
-            "status.loadBalancer.ingress[0].ip: \"203.0.113\" is no IP address",
-        ),
-        (
-            "ipMode: VIP",
-            "ipMode: Vip",
-            "status.loadBalancer.ingress[0].ipMode: \"Vip\" is none of VIP, Proxy",
-        ),
-        (
-            "6000-6999/UDP",
-            "6999-6000/UDP",
-            "metadata.annotations['watari.io/port-ranges']: \"6999-6000/UDP\" is no range of ports",
-        ),
-        (
-            "6000-6999/UDP",
-            "0-1/UDP",
-            "metadata.annotations['watari.io/port-ranges']: \"0-1/UDP\" is no range of ports",
-        ),
-        (
-            "6000-6999/UDP",
-            "7000-7001/TCP",
-            "metadata.annotations['watari.io/port-ranges']: \"7000\" meets 7000-7001",
-        ),
-        (
-            "least-connections",
-            "fastest",
-            "metadata.annotations['watari.io/algorithm']: \"fastest\" is none of random, least-connections",
-        ),
-        (
-            "direct-return: 'true'",
-            "direct-return: 'yes'",
-            "metadata.annotations['watari.io/direct-return']: \"yes\" is none of true, false",
-        ),
-        (
-            "name: web\n",
-            "name: web.shop\n",
-            "metadata.name: \"web.shop\" is not a name",
-        ),
-    ] {
+    for (good, bad, told) in WRONG_SERVICES {
         assert!(SERVICE.contains(good), "{good}");
         let said = reason(&SERVICE.replacen(good, bad, 1));
         assert!(said.starts_with(told), "{bad}: {said}");
@@ -520,62 +528,65 @@ fn a_slice_is_read_whole() {
     assert!(Arc::ptr_eq(&first.for_nodes[0], second));
 }
 
+/// What is replaced, by what, and what is said then.
+const WRONG_SLICES: &[(&str, &str, &str)] = &[
+    (
+        "10.244.1.2",
+        "fd00::1",
+        "endpoints[0].addresses[0]: fd00::1 is an IPv6 address, and addressType is IPv4",
+    ),
+    (
+        "addressType: IPv4",
+        "addressType: IPv6",
+        "endpoints[0].addresses[0]: 10.244.1.2 is an IPv4 address, and addressType is IPv6",
+    ),
+    (
+        "addressType: IPv4",
+        "addressType: IP",
+        "addressType: \"IP\" is none of IPv4, IPv6, FQDN",
+    ),
+    (
+        "10.244.2.3",
+        "10.244.2",
+        "endpoints[1].addresses[1]: \"10.244.2\" is no IP address",
+    ),
+    (
+        "10.244.2.3",
+        "169.254.1.1",
+        "endpoints[1].addresses[1]: 169.254.1.1 is a link-local address",
+    ),
+    ("[10.244.2.4]", "[]", "endpoints[2].addresses: missing"),
+    ("port: 8080", "port: 0", "ports[0].port: 0 is no port"),
+    (
+        "name: dns",
+        "name: http",
+        "ports[1].name: ports[0] has the name \"http\" too",
+    ),
+    (
+        "protocol: UDP",
+        "protocol: ICMP",
+        "ports[1].protocol: \"ICMP\" is none of TCP, UDP, SCTP",
+    ),
+    (
+        "weight: '3'",
+        "weight: '101'",
+        "metadata.annotations['watari.io/weight']: \"101\" is no weight: want 1 to 100",
+    ),
+    (
+        "weight: '3'",
+        "weight: 3",
+        "metadata.annotations.watari.io/weight: ",
+    ),
+    (
+        "service-name: web",
+        "service-name: We_b",
+        "metadata.labels['kubernetes.io/service-name']: \"We_b\" is not a name",
+    ),
+];
+
 #[test]
 fn what_a_slice_cannot_be_is_told_with_its_path() {
-    for (good, bad, told) in [
-        (
-            "10.244.1.2",
-            "fd00::1",
-            "endpoints[0].addresses[0]: fd00::1 is an IPv6 address, and addressType is IPv4",
-        ),
-        (
-            "addressType: IPv4",
-            "addressType: IPv6",
-            "endpoints[0].addresses[0]: 10.244.1.2 is an IPv4 address, and addressType is IPv6",
-        ),
-        (
-            "addressType: IPv4",
-            "addressType: IP",
-            "addressType: \"IP\" is none of IPv4, IPv6, FQDN",
-        ),
-        (
-            "10.244.2.3",
-            "10.244.2",
-            "endpoints[1].addresses[1]: \"10.244.2\" is no IP address",
-        ),
-        (
-            "10.244.2.3",
-            "169.254.1.1",
-            "endpoints[1].addresses[1]: 169.254.1.1 is a link-local address",
-        ),
-        ("[10.244.2.4]", "[]", "endpoints[2].addresses: missing"),
-        ("port: 8080", "port: 0", "ports[0].port: 0 is no port"),
-        (
-            "name: dns",
-            "name: http",
-            "ports[1].name: ports[0] has the name \"http\" too",
-        ),
-        (
-            "protocol: UDP",
-            "protocol: ICMP",
-            "ports[1].protocol: \"ICMP\" is none of TCP, UDP, SCTP",
-        ),
-        (
-            "weight: '3'",
-            "weight: '101'",
-            "metadata.annotations['watari.io/weight']: \"101\" is no weight: want 1 to 100",
-        ),
-        (
-            "weight: '3'",
-            "weight: 3",
-            "metadata.annotations.watari.io/weight: ",
-        ),
-        (
-            "service-name: web",
-            "service-name: We_b",
-            "metadata.labels['kubernetes.io/service-name']: \"We_b\" is not a name",
-        ),
-    ] {
+    for (good, bad, told) in WRONG_SLICES {
         assert!(SLICE.contains(good), "{good}");
         let said = reason(&SLICE.replacen(good, bad, 1));
         assert!(said.starts_with(told), "{bad}: {said}");

@@ -62,65 +62,68 @@ fn the_four_kinds_are_read() {
     );
 }
 
+/// What is replaced, by what, and what is said then.
+const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "replicas: 3",
+        "replicas: -1",
+        "spec.replicas: want 0 to 10000, not -1",
+    ),
+    (
+        "replicas: 3",
+        "replicas: 10001",
+        "spec.replicas: want 0 to 10000, not 10001",
+    ),
+    (
+        "replicas: 3",
+        "replicas: many",
+        "spec.replicas: invalid type: string \"many\", expected i32",
+    ),
+    (
+        "{app: web, tier: front",
+        "{app: db, tier: front",
+        "spec.selector: spec.template.metadata.labels do not meet matchLabels: app=\"web\"",
+    ),
+    (
+        "tier: front, more",
+        "tier: side, more",
+        "spec.selector: spec.template.metadata.labels do not meet matchExpressions[0]: tier In",
+    ),
+    (
+        "more: x",
+        "old: x",
+        "spec.selector: spec.template.metadata.labels do not meet matchExpressions[1]: old DoesNotExist",
+    ),
+    (
+        "operator: In",
+        "operator: Within",
+        "spec.selector.matchExpressions[0]",
+    ),
+    (
+        "values: [front, back]",
+        "values: []",
+        "spec.selector.matchExpressions[0].values: want values with In",
+    ),
+    (
+        "type: Recreate",
+        "type: Fast",
+        "spec.strategy.type: \"Fast\" is none of RollingUpdate, Recreate",
+    ),
+    (
+        "      containers:\n      - {name: c, image: x}\n",
+        "      containers: []\n",
+        "spec.template.spec.containers: missing",
+    ),
+    (
+        "    spec:\n      containers:",
+        "    spec:\n      restartPolicy: Never\n      containers:",
+        "spec.template.spec.restartPolicy: \"Never\" is none of Always",
+    ),
+];
+
 #[test]
 fn what_they_cannot_be_is_told_with_its_path() {
-    for (good, bad, told) in [
-        (
-            "replicas: 3",
-            "replicas: -1",
-            "spec.replicas: want 0 to 10000, not -1",
-        ),
-        (
-            "replicas: 3",
-            "replicas: 10001",
-            "spec.replicas: want 0 to 10000, not 10001",
-        ),
-        (
-            "replicas: 3",
-            "replicas: many",
-            "spec.replicas: invalid type: string \"many\", expected i32",
-        ),
-        (
-            "{app: web, tier: front",
-            "{app: db, tier: front",
-            "spec.selector: spec.template.metadata.labels do not meet matchLabels: app=\"web\"",
-        ),
-        (
-            "tier: front, more",
-            "tier: side, more",
-            "spec.selector: spec.template.metadata.labels do not meet matchExpressions[0]: tier In",
-        ),
-        (
-            "more: x",
-            "old: x",
-            "spec.selector: spec.template.metadata.labels do not meet matchExpressions[1]: old DoesNotExist",
-        ),
-        (
-            "operator: In",
-            "operator: Within",
-            "spec.selector.matchExpressions[0]",
-        ),
-        (
-            "values: [front, back]",
-            "values: []",
-            "spec.selector.matchExpressions[0].values: want values with In",
-        ),
-        (
-            "type: Recreate",
-            "type: Fast",
-            "spec.strategy.type: \"Fast\" is none of RollingUpdate, Recreate",
-        ),
-        (
-            "      containers:\n      - {name: c, image: x}\n",
-            "      containers: []\n",
-            "spec.template.spec.containers: missing",
-        ),
-        (
-            "    spec:\n      containers:",
-            "    spec:\n      restartPolicy: Never\n      containers:",
-            "spec.template.spec.restartPolicy: \"Never\" is none of Always",
-        ),
-    ] {
+    for (good, bad, told) in WRONG {
         assert!(DEPLOYMENT.contains(good), "{good}");
         let found = parsed(&DEPLOYMENT.replacen(good, bad, 1));
         assert!(found.objects.is_empty(), "{bad}");

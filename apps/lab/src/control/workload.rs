@@ -11,7 +11,7 @@ use watari_manifests::{MOST_REPLICAS, Manifest, Object, ObjectId, Workload, Work
 use super::allocate::number_of;
 use super::{Change, Objects, end_pods, keep, publish};
 use crate::lock::{DirLock, Mode};
-use crate::pod::{self, Applied, FoundPod, Outcome, Owner, Phase, PodKey};
+use crate::pod::{self, Applied, FoundPod, Outcome, Owner, Phase, PodKey, PodStatus};
 use crate::state::OpenLab;
 
 /// The label by which a Deployment's pods of one template are known, and that of the other kinds.
@@ -353,7 +353,7 @@ fn is_active(pod: &FoundPod) -> bool {
 }
 
 fn is_ready(pod: &FoundPod) -> bool {
-    is_active(pod) && pod.status.as_ref().is_some_and(|status| status.is_ready())
+    is_active(pod) && pod.status.as_ref().is_some_and(PodStatus::is_ready)
 }
 
 fn revision(pod: &FoundPod) -> Option<&String> {

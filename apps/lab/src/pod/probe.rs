@@ -174,13 +174,11 @@ impl Children {
             known.insert(pid, sender);
             pid
         };
-        match receiver.recv_timeout(timeout) {
-            Ok(code) => Ok(code),
-            Err(_) => {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                bail!("no answer in {timeout:?}")
-            }
+        if let Ok(code) = receiver.recv_timeout(timeout) {
+            return Ok(code);
         }
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        bail!("no answer in {timeout:?}")
     }
 }
 
@@ -245,10 +243,11 @@ impl Probe {
             let period = Duration::from_secs(self.plan.period_s.into());
             let haste = if ready { period } else { HASTE };
             due = Instant::now() + period.min(haste);
-            match self.ask() {
-                Ok(()) => (good, bad) = (good + 1, 0),
-                Err(_) => (good, bad) = (0, bad + 1),
-            }
+            (good, bad) = if self.ask().is_ok() {
+                (good + 1, 0)
+            } else {
+                (0, bad + 1)
+            };
             if self.watched.pid.load(Ordering::Acquire) != pid {
                 return;
             }
@@ -320,7 +319,7 @@ impl Probe {
 mod tests {
     use super::*;
 
-    fn planned(probe: serde_json::Value) -> Result<Option<ProbePlan>, PlanError> {
+    fn planned(probe: &serde_json::Value) -> Result<Option<ProbePlan>, PlanError> {
         let container = serde_json::json!({
             "name": "c", "ports": [{"name": "web", "containerPort": 8080}], "readinessProbe": probe,
         });
@@ -329,7 +328,7 @@ mod tests {
 
     #[test]
     fn probes_are_read_with_the_usual_times() {
-        let probe = planned(serde_json::json!({"httpGet": {"port": "web", "path": "x"}}));
+        let probe = planned(&serde_json::json!({"httpGet": {"port": "web", "path": "x"}}));
         let probe = probe.unwrap().unwrap();
         let ask = Ask::Http {
             host: None,
@@ -344,7 +343,7 @@ mod tests {
             probe.failures,
         );
         assert_eq!(times, (10, 1, 1, 3));
-        let probe = planned(serde_json::json!({"tcpSocket": {"port": 9}, "periodSeconds": 1}));
+        let probe = planned(&serde_json::json!({"tcpSocket": {"port": 9}, "periodSeconds": 1}));
         assert_eq!(probe.unwrap().unwrap().period_s, 1);
     }
 
@@ -369,7 +368,7 @@ mod tests {
                 "c.readinessProbe.periodSeconds",
             ),
         ] {
-            assert_eq!(planned(probe).unwrap_err().path, path);
+            assert_eq!(planned(&probe).unwrap_err().path, path);
         }
     }
 }

@@ -91,7 +91,8 @@ fn pod(lab: &OpenLab, manifest: &Manifest) -> bool {
         },
         _ => match watari_lab::apply_workload(lab, manifest) {
             Ok((change, settled)) => {
-                settled_is(&id, &settled);
+                not_honoured(&id, &settled);
+                settled_is(&settled);
                 said(&id, change);
                 true
             }
@@ -115,14 +116,18 @@ pub fn name_of(id: &ObjectId) -> String {
     format!("{kind} {}/{}", id.namespace, id.name)
 }
 
-/// Prints what became of a workload's pods.
-fn settled_is(id: &ObjectId, settled: &Settled) {
+/// Prints what of a workload's template has no effect, if pods were made of it.
+fn not_honoured(id: &ObjectId, settled: &Settled) {
     if let Some(first) = settled.created.first()
         && !first.not_honoured.is_empty()
     {
         let fields = first.not_honoured.join(", ");
         println!("{}: has no effect here: {fields}", name_of(id));
     }
+}
+
+/// Prints what became of a workload's pods.
+fn settled_is(settled: &Settled) {
     for applied in &settled.created {
         tell_outcome(applied);
     }
@@ -172,7 +177,7 @@ impl Scale {
             bail!("{} cannot be scaled", name_of(&id));
         }
         let settled = watari_lab::scale(&lab, &id, self.replicas)?;
-        settled_is(&id, &settled);
+        settled_is(&settled);
         println!("{}: scaled to {}", name_of(&id), self.replicas);
         Ok(Outcome::Well)
     }

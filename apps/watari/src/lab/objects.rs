@@ -46,11 +46,11 @@ pub fn services(lab: &OpenLab, namespace: Option<&str>, wide: bool) -> anyhow::R
             type_of(service).to_owned(),
             cluster_ip(service),
             external(service, &value),
-            some(service.ports.iter().map(port).collect()),
+            some(service.ports.iter().map(port)),
         ];
         if wide {
             let selector = service.selector.iter();
-            row.push(some(selector.map(|(k, v)| format!("{k}={v}")).collect()));
+            row.push(some(selector.map(|(k, v)| format!("{k}={v}"))));
         }
         page.rows.push(row);
         page.values.push(value);
@@ -71,13 +71,7 @@ fn cluster_ip(service: &Service) -> String {
     if service.headless {
         return "None".to_owned();
     }
-    some(
-        service
-            .cluster_ips
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    )
+    some(service.cluster_ips.iter().map(ToString::to_string))
 }
 
 fn external(service: &Service, value: &Value) -> String {
@@ -102,7 +96,8 @@ fn port(port: &ServicePort) -> String {
     }
 }
 
-fn some(all: Vec<String>) -> String {
+fn some(all: impl IntoIterator<Item = String>) -> String {
+    let all: Vec<String> = all.into_iter().collect();
     if all.is_empty() {
         return NONE.to_owned();
     }
@@ -129,8 +124,8 @@ pub fn slices(lab: &OpenLab, namespace: Option<&str>, wide: bool) -> anyhow::Res
             slice.name.namespace.clone(),
             slice.name.name.clone(),
             if slice.v6 { "IPv6" } else { "IPv4" }.to_owned(),
-            some(ports.collect()),
-            some(addresses.collect()),
+            some(ports),
+            some(addresses),
         ];
         if wide {
             row.push(some(conditions(slice)));
@@ -185,7 +180,7 @@ pub fn workloads(
         ];
         if wide {
             let labels = workload.selector.match_labels.iter().flatten();
-            row.push(some(labels.map(|(k, v)| format!("{k}={v}")).collect()));
+            row.push(some(labels.map(|(k, v)| format!("{k}={v}"))));
         }
         page.rows.push(row);
         let mut value = given(&manifest);

@@ -17,7 +17,7 @@ fn single() -> Given {
     Given::new(&nets(&["10.96.0.0/16"]), &[])
 }
 
-fn done(spec: Value, old: Option<&Service>, given: &mut Given) -> Result<Service, Refusal> {
+fn done(spec: &Value, old: Option<&Service>, given: &mut Given) -> Result<Service, Refusal> {
     let value = json!({"metadata": {"namespace": "n", "name": "s"}, "spec": spec});
     complete(serde_json::from_value(value).unwrap(), old, given)
 }
@@ -46,7 +46,7 @@ fn families_are_those_that_the_api_server_gives() {
         (headless, "IPv4", "IPv4"),
     ] {
         for (mut given, expected) in [(dual(), dual_has), (single(), single_has)] {
-            let said = match done(asked.clone(), None, &mut given) {
+            let said = match done(&asked, None, &mut given) {
                 Ok(service) => service.spec.unwrap().ip_families.unwrap().join(" "),
                 Err((path, _)) => path,
             };
@@ -59,7 +59,7 @@ fn families_are_those_that_the_api_server_gives() {
 fn addresses_come_of_the_name_are_free_and_leave_the_first_ones_alone() {
     let plain = json!({"ports": [{"port": 80}]});
     let ip = |given: &mut Given| -> IpAddr {
-        let service = done(plain.clone(), None, given).unwrap();
+        let service = done(&plain, None, given).unwrap();
         service.spec.unwrap().cluster_ip.unwrap().parse().unwrap()
     };
     let (mut one, mut other) = (single(), single());
@@ -69,7 +69,7 @@ fn addresses_come_of_the_name_are_free_and_leave_the_first_ones_alone() {
     // A small range to its last address, and no further.
     let mut small = Given::new(&nets(&["10.0.0.0/28"]), &[]);
     let mut seen = BTreeSet::new();
-    while let Ok(service) = done(plain.clone(), None, &mut small) {
+    while let Ok(service) = done(&plain, None, &mut small) {
         seen.insert(service.spec.unwrap().cluster_ip.unwrap());
     }
     assert_eq!(seen.len(), 14, "{seen:?}");
@@ -81,7 +81,7 @@ fn ports_of_nodes_are_one_for_all_protocols_of_a_port() {
     let ports = json!([{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "o", "port": 80}]);
     let mut given = single();
     let made = done(
-        json!({"type": "NodePort", "ports": ports}),
+        &json!({"type": "NodePort", "ports": ports}),
         None,
         &mut given,
     )
@@ -93,7 +93,7 @@ fn ports_of_nodes_are_one_for_all_protocols_of_a_port() {
     // Without them, and with them in another Service.
     let none =
         json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": false});
-    let made = spec(&done(none, None, &mut given).unwrap());
+    let made = spec(&done(&none, None, &mut given).unwrap());
     assert!(made["ports"][0]["nodePort"].is_null());
 }
 
@@ -101,19 +101,19 @@ fn ports_of_nodes_are_one_for_all_protocols_of_a_port() {
 fn what_was_given_is_kept_and_what_is_not_needed_is_let_go() {
     let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ipFamilyPolicy": "PreferDualStack",
         "ports": [{"port": 80}]});
-    let first = done(local.clone(), None, &mut dual()).unwrap();
-    assert_eq!(done(local, Some(&first), &mut dual()).unwrap(), first);
+    let first = done(&local, None, &mut dual()).unwrap();
+    assert_eq!(done(&local, Some(&first), &mut dual()).unwrap(), first);
     let before = spec(&first);
     assert!(before["healthCheckNodePort"].is_i64());
     let cluster = json!({"ports": [{"port": 80}, {"name": "x", "port": 81}], "ipFamilyPolicy": "SingleStack"});
-    let second = done(cluster, Some(&first), &mut dual()).unwrap();
+    let second = done(&cluster, Some(&first), &mut dual()).unwrap();
     let after = spec(&second);
     assert_eq!(after["clusterIPs"], json!([before["clusterIP"]]));
     assert_eq!(after["ipFamilies"], json!(["IPv4"]));
     assert!(after["healthCheckNodePort"].is_null() && after["ports"][0]["nodePort"].is_null());
     assert!(ingress_of(&second).is_empty());
     let name = json!({"type": "ExternalName", "externalName": "a.example"});
-    let third = spec(&done(name, Some(&first), &mut dual()).unwrap());
+    let third = spec(&done(&name, Some(&first), &mut dual()).unwrap());
     assert!(
         third["clusterIP"].is_null() && third["ipFamilies"].is_null(),
         "{third}"
