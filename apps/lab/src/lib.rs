@@ -38,7 +38,7 @@ pub use agent::{
     run as run_agent, start_in as start_agents,
 };
 pub use control::{
-    Change, Objects, Progress, Settled, apply_service, apply_slice, apply_workload, delete_pods,
+    Change, Objects, Progress, Settled, apply_services, apply_slice, apply_workload, delete_pods,
     progress, publish, published, remove_object, remove_workload, run_publish, scale,
 };
 pub use demo::demo;

@@ -28,7 +28,7 @@ pub struct Given {
     /// Addresses of other Services.
     addresses: BTreeSet<IpAddr>,
     /// Node ports of other Services, for health checks too, with the protocol (none for all).
-    ports: BTreeSet<(i32, Option<String>)>,
+    ports: BTreeSet<NodePort>,
 }
 
 impl Given {
@@ -43,31 +43,48 @@ impl Given {
 
     /// Notes what a Service has.
     pub fn note(&mut self, service: &Service) {
-        let none = ServiceSpec::default();
-        let spec = service.spec.as_ref().unwrap_or(&none);
-        let clusters = spec.cluster_ips.iter().flatten();
-        let balancers = ingress_of(service).iter().filter_map(|one| one.ip.as_ref());
-        let addresses = clusters
-            .chain(balancers)
-            .filter_map(|ip| ip.parse::<IpAddr>().ok());
+        let (addresses, ports) = what_it_has(service);
         self.addresses.extend(addresses);
-        for port in spec.ports.iter().flatten() {
-            if let Some(number) = port.node_port.filter(|&number| number != 0) {
-                self.ports
-                    .insert((number, Some(protocol(port.protocol.as_deref()))));
-            }
+        self.ports.extend(ports);
+    }
+
+    /// What a Service had is free again.
+    pub fn forget(&mut self, service: &Service) {
+        let (addresses, ports) = what_it_has(service);
+        for address in addresses {
+            self.addresses.remove(&address);
         }
-        if let Some(number) = spec.health_check_node_port.filter(|&number| number != 0) {
-            self.ports.insert((number, None));
+        for port in ports {
+            self.ports.remove(&port);
         }
     }
 
     fn port_is_free(&self, number: i32, protocol: Option<&str>) -> bool {
-        !self.ports.iter().any(|(other, of)| {
-            let same = of.is_none() || protocol.is_none() || of.as_deref() == protocol;
-            *other == number && same
-        })
+        let mut of = self.ports.range((number, None)..(number + 1, None));
+        !of.any(|(_, other)| other.is_none() || protocol.is_none() || other.as_deref() == protocol)
     }
+}
+
+/// A node port with its protocol; without one it is taken for all.
+type NodePort = (i32, Option<String>);
+
+fn what_it_has(service: &Service) -> (BTreeSet<IpAddr>, BTreeSet<NodePort>) {
+    let none = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&none);
+    let clusters = spec.cluster_ips.iter().flatten();
+    let balancers = ingress_of(service).iter();
+    let balancers = balancers.filter_map(|one| one.ip.as_ref());
+    let addresses = clusters.chain(balancers);
+    let addresses = addresses.filter_map(|ip| ip.parse::<IpAddr>().ok());
+    let mut ports = BTreeSet::new();
+    for port in spec.ports.iter().flatten() {
+        if let Some(number) = port.node_port.filter(|&number| number != 0) {
+            ports.insert((number, Some(protocol(port.protocol.as_deref()))));
+        }
+    }
+    let health = spec.health_check_node_port.filter(|&number| number != 0);
+    ports.extend(health.map(|number| (number, None)));
+    (addresses.collect(), ports)
 }
 
 fn protocol(text: Option<&str>) -> String {

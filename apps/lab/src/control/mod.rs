@@ -15,7 +15,7 @@ mod workload;
 pub use objects::Objects;
 pub use pods::{delete_pods, end_pods};
 pub use publish::{publish, published, run_publish};
-pub use service::apply as apply_service;
+pub use service::apply as apply_services;
 pub use workload::{
     Progress, Settled, apply as apply_workload, progress, remove as remove_workload, scale,
 };

@@ -46,7 +46,13 @@ impl Apply {
             |manifest: &&Manifest| matches!(manifest.object, Object::Pod(_) | Object::Workload(_));
         let (pods, others): (Vec<_>, Vec<_>) = found.objects.iter().partition(is_pods);
         let mut well = true;
-        for manifest in &others {
+        let is_service = |manifest: &&Manifest| matches!(manifest.object, Object::Service(_));
+        let (services, rest): (Vec<_>, Vec<_>) = others.iter().partition(|one| is_service(one));
+        let changes = watari_lab::apply_services(&lab, &services)?;
+        for (manifest, change) in services.iter().zip(changes) {
+            well &= changed(&manifest.id(), change);
+        }
+        for manifest in rest {
             well &= other(&lab, manifest);
         }
         if !others.is_empty() {
@@ -62,23 +68,23 @@ impl Apply {
     }
 }
 
-/// A Service, or a slice; false when it went wrong.
+/// A slice, or what a lab has none of; false when it went wrong.
 fn other(lab: &OpenLab, manifest: &Manifest) -> bool {
     let id = manifest.id();
-    let change = match &manifest.object {
-        Object::Service(_) => watari_lab::apply_service(lab, manifest),
-        Object::EndpointSlice(_) => watari_lab::apply_slice(lab, manifest),
-        _ => {
-            println!("{id}: left alone (the lab has pods, workloads, Services and EndpointSlices)");
-            return true;
-        }
-    };
+    if matches!(manifest.object, Object::EndpointSlice(_)) {
+        return changed(&id, watari_lab::apply_slice(lab, manifest));
+    }
+    println!("{id}: left alone (the lab has pods, workloads, Services and EndpointSlices)");
+    true
+}
+
+fn changed(id: &ObjectId, change: anyhow::Result<Change>) -> bool {
     match change {
         Ok(change) => {
-            said(&id, change);
+            said(id, change);
             true
         }
-        Err(error) => complain(&id, &error),
+        Err(error) => complain(id, &error),
     }
 }
 
