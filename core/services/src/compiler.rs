@@ -478,3 +478,58 @@ impl Own {
         within.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_held_of_what_is_gone() {
+        let name = |name: &str| ServiceName {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        };
+        let mut compiler = Compiler::new(Options {
+            node: "node-a".to_owned(),
+            node_port_cidrs: Vec::new(),
+        });
+        for round in 0..3 {
+            for at in 0..5 {
+                compiler.set_slice(&EndpointSlice {
+                    name: name(&format!("slice-{at}")),
+                    service: format!("service-{}", at % 2 + round),
+                    v6: false,
+                    ports: vec![watari_model::SlicePort {
+                        name: format!("port-{at}"),
+                        protocol: watari_model::Protocol::Tcp,
+                        port: Some(80),
+                    }],
+                    endpoints: vec![watari_model::SliceEndpoint {
+                        address: IpAddr::from([10, 1, 0, at]),
+                        ready: true,
+                        serving: true,
+                        terminating: false,
+                        node: Some(format!("node-{at}-{round}").into()),
+                        zone: Some("z".into()),
+                        for_zones: vec!["z".into(), "y".into()],
+                        for_nodes: Vec::new(),
+                        pod: None,
+                        weight: 1,
+                    }],
+                });
+            }
+            compiler.changes();
+            // The node's own name, five ports and nodes, a zone, and hints.
+            assert_eq!(compiler.names.held(), 1 + 5 + 5 + 1 + 1);
+            assert_eq!(compiler.ids.len(), 2);
+            assert!(compiler.entries.len() <= 4);
+        }
+        for at in 0..5 {
+            compiler.remove_slice(&name(&format!("slice-{at}")));
+        }
+        compiler.changes();
+        assert_eq!(compiler.names.held(), 1);
+        assert!(compiler.ids.is_empty() && compiler.slices.is_empty());
+        assert!(compiler.entries.iter().all(Option::is_none));
+    }
+}

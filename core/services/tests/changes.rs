@@ -1,4 +1,5 @@
 //! What changes by what, who gets what two want, and what is told of it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

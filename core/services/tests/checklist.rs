@@ -1,4 +1,5 @@
 //! A table for each line of what kube-proxy does.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -410,7 +411,7 @@ fn inside(endpoints: Vec<SliceEndpoint>) -> String {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("  inside: "));
-    line.unwrap().replace(":8080", "").to_owned()
+    line.unwrap().replace(":8080", "")
 }
 
 #[test]
@@ -517,8 +518,8 @@ fn both_families_have_a_balancer_each() {
   LoadBalancer 198.51.100.1 80
   inside: 10.1.0.1:8080
 default/web:http v6 tcp
-  ClusterIp fd00::1 80
   NodePort 2001:db8::1 30080
+  ClusterIp fd00::1 80
   inside: [fd01::1]:8080
 10.96.0.1 Refused
 198.51.100.1 Stack
@@ -535,8 +536,8 @@ fn a_family_without_a_cluster_address_has_nothing() {
     assert_eq!(
         text,
         "default/web:http v6 tcp
-  ClusterIp fd00::1 80
   NodePort 2001:db8::1 30080
+  ClusterIp fd00::1 80
   inside: none
 fd00::1 Refused
 "

@@ -1,4 +1,5 @@
 //! EndpointSlices from selectors and pods, as the control plane makes them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Maglev's table.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -58,7 +59,9 @@ fn a_table_stays_the_same_for_ever() {
     assert_eq!(table[..16], SIX);
 }
 
-const FIRST: [u16; 24] = [0; 24];
+const FIRST: [u16; 24] = [
+    2, 2, 2, 0, 1, 0, 2, 0, 2, 0, 2, 2, 2, 2, 3, 2, 2, 3, 2, 2, 1, 2, 0, 1,
+];
 const SIX: [u16; 16] = [0; 16];
 
 #[test]
@@ -92,7 +95,7 @@ proptest! {
     }
 
     #[test]
-    fn who_leaves_disturbs_few(hosts in prop::collection::btree_set(any::<u16>(), 6..10), which in 0..6_usize) {
+    fn who_leaves_disturbs_few(hosts in prop::collection::btree_set(any::<u16>(), 7..=10), which in 0..6_usize) {
         let all = members(hosts.iter().map(|host| (*host, 1)));
         let mut fewer = all.clone();
         let gone = *all.keys().nth(which).unwrap();

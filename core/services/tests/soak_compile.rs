@@ -1,5 +1,6 @@
 //! What compiling costs. Short in an ordinary run; `WATARI_SOAK=1` with `--release --nocapture` is
 //! the measurement.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -5,6 +5,9 @@
 //! upgrades, compares and removes them.
 
 mod attach;
+mod clients;
+#[cfg(feature = "load")]
+pub mod balance;
 #[cfg(feature = "load")]
 mod datapath;
 mod error;
@@ -22,10 +25,13 @@ mod pod;
 #[cfg(feature = "load")]
 mod probe;
 #[cfg(feature = "load")]
+mod sockets;
+#[cfg(feature = "load")]
 mod sweep;
 pub mod sys;
 
-pub use attach::{Attached, Attachment};
+pub use attach::{Attached, Attachment, cgroup_root};
+pub use clients::{Clients, netns_cookie};
 #[cfg(feature = "load")]
 pub use datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, Observed, Stray, Swept, abi_hook,

@@ -24,7 +24,7 @@ pub fn named(name: &str) -> ServiceName {
     }
 }
 
-/// A ClusterIP Service with port 80, named `http`, for targets at 8080.
+/// A `ClusterIP` Service with port 80, named `http`, for targets at 8080.
 pub fn service(name: &str, cluster_ips: &[&str]) -> Service {
     Service {
         name: named(name),

@@ -1,3 +1,4 @@
+mod cgroup;
 mod netlink;
 
 use std::fs;
@@ -6,6 +7,9 @@ use std::path::PathBuf;
 use watari_abi::Hook;
 use watari_model::IfName;
 
+pub use self::cgroup::cgroup_root;
+#[cfg(feature = "load")]
+pub(crate) use self::cgroup::{Cgroup, SocketHooks, replace};
 use self::netlink::{Filter, HANDLE, PRIORITY, TrafficControl};
 use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};
