@@ -18,8 +18,11 @@ pub struct Notes {
 }
 
 impl<K: Datapath> Daemon<K> {
-    /// What the folder says of Services; `cluster`: also of the rest.
-    pub(crate) fn hear_services(&mut self, cluster: bool) {
+    /// Looks at the folder, and hears what it says of Services; true if what it says of the rest is
+    /// different.
+    pub(crate) fn poll_folder(&mut self) -> bool {
+        let services = &mut self.node.services;
+        let cluster = self.folder.poll(&mut |event| services.hear(event));
         if cluster && let Some(found) = self.folder.cluster() {
             let own = found
                 .nodes
@@ -29,8 +32,8 @@ impl<K: Datapath> Daemon<K> {
             cidrs.extend(&self.options.service_cidrs);
             self.node.services.set_cluster(own, cidrs);
         }
-        let events = self.folder.take_events();
-        self.node.services.hear(events);
+        self.node.services.heard(self.folder.is_answer());
+        cluster
     }
 
     /// Looks at what Services need of the node, and has their tables compared.

@@ -321,8 +321,7 @@ impl<K: Datapath> Daemon<K> {
 
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
-        let cluster = self.folder.poll();
-        self.hear_services(cluster);
+        let cluster = self.poll_folder();
         let doubt = self
             .folder
             .doubt()

@@ -54,6 +54,10 @@ pub struct Keeper {
     gone: Vec<Gone>,
     /// Something is to be counted anew for who asks.
     recount: bool,
+    /// Services and slices that were heard of since.
+    heard: (u64, u64),
+    /// What was heard of last is nothing to go by.
+    waits: bool,
     /// Counts up with every change.
     generation: u64,
     last_sync: Option<SystemTime>,
@@ -82,6 +86,8 @@ impl Keeper {
             draining: BTreeMap::new(),
             gone: Vec::new(),
             recount: true,
+            heard: (0, 0),
+            waits: true,
             generation: 0,
             last_sync: None,
         }
@@ -133,35 +139,38 @@ impl Keeper {
         self.collect();
     }
 
-    /// What came and went.
-    pub fn hear(&mut self, events: Vec<Event>) {
-        if events.is_empty() {
-            return;
-        }
-        let (mut services, mut slices) = (0, 0);
-        for event in events {
-            match event {
-                Event::Service(service) => {
-                    services += 1;
-                    self.compiler.set_service(&service);
+    /// Something came or went; [`Keeper::heard`] follows.
+    pub fn hear(&mut self, event: Event) {
+        match event {
+            Event::Service(service) => {
+                self.heard.0 += 1;
+                self.compiler.set_service(&service);
+            }
+            Event::NoService(name) => {
+                self.heard.0 += 1;
+                self.compiler.remove_service(&name);
+            }
+            Event::Slice(slice, since) => {
+                self.heard.1 += 1;
+                if self.stands {
+                    self.slices.push((slice.v6, since));
                 }
-                Event::NoService(name) => {
-                    services += 1;
-                    self.compiler.remove_service(&name);
-                }
-                Event::Slice(slice, since) => {
-                    slices += 1;
-                    if self.stands {
-                        self.slices.push((slice.v6, since));
-                    }
-                    self.compiler.set_slice(&slice);
-                }
-                Event::NoSlice(name) => {
-                    slices += 1;
-                    self.compiler.remove_slice(&name);
-                }
+                self.compiler.set_slice(&slice);
+            }
+            Event::NoSlice(name) => {
+                self.heard.1 += 1;
+                self.compiler.remove_slice(&name);
             }
         }
+    }
+
+    /// All that was heard of is to hold, unless `is_answer` is false: then the kernel stays as it is.
+    pub fn heard(&mut self, is_answer: bool) {
+        self.waits = !is_answer;
+        if self.waits || self.heard == (0, 0) {
+            return;
+        }
+        let (services, slices) = std::mem::take(&mut self.heard);
         let at = SystemTime::now();
         self.board
             .numbers(|numbers| numbers.heard(services, slices, at));
@@ -186,6 +195,9 @@ impl Keeper {
 
     /// Brings the kernel there. `now` is in ns of `CLOCK_MONOTONIC`.
     pub fn sync(&mut self, balancing: &mut dyn Balancing, now: u64) -> Result<Synced> {
+        if self.waits {
+            return Ok(Synced::default());
+        }
         let since = Instant::now();
         let full = self.compare;
         if full {
