@@ -14,6 +14,8 @@ use watari_bpf::Attachment;
 use watari_testbed::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};
 
 use crate::row::{Pairs, Row};
+pub use memory::bytes as map_bytes;
+pub use nanos::At;
 use road::{Place, Road};
 
 /// How much is measured.

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use watari_bpf::Attachment;
 use watari_testbed::{Bed, Between, Datapaths, Layout, Loading};
 
-use super::cgroup::Cgroup;
-use super::peers::{Mode, Took};
-use super::sockets::Sockets;
+use super::cgroup::{Cgroup, Served};
+use super::peers::{Form, Mode, Took};
+use super::sockets;
 use super::tables::{Snapshot, Tables};
 use super::traffic::{Client, Servers};
 use super::world::World;
@@ -19,30 +19,28 @@ const MTU: u32 = 1500;
 /// How long kube-proxy's rules may take to be loaded. Whatever takes longer is left out, and said.
 pub const LOADING: Duration = Duration::from_secs(90);
 
-/// One node with two pods.
+/// One node with two pods: a client and a server.
 pub fn bed() -> Result<Bed> {
-    Bed::new(Layout {
+    let bed = Bed::new(Layout {
         nodes: 1,
         pods: 2,
         mtu: MTU,
         between: Between::Wire,
-    })
-}
-
-/// The address of the server.
-fn server(bed: &Bed, v6: bool) -> IpAddr {
-    bed.pod(0, 1).address(v6)
-}
-
-/// A port in TIME-WAIT may be used again after a second, and there are enough of them.
-fn many_ports(bed: &Bed) -> Result<()> {
+    })?;
+    // A port in TIME-WAIT may be used again after a second, and there are enough of them. What is
+    // above is for translated sources.
     let settings = [("tcp_tw_reuse", "1"), ("ip_local_port_range", "1024 60999")];
     for (key, value) in settings {
         let path = format!("/proc/sys/net/ipv4/{key}");
         let written = bed.pod(0, 0).netns.enter(|| std::fs::write(&path, value));
         written.with_context(|| format!("cannot write {path}"))?;
     }
-    Ok(())
+    Ok(bed)
+}
+
+/// The address of the server.
+pub fn server(bed: &Bed, v6: bool) -> IpAddr {
+    bed.pod(0, 1).address(v6)
 }
 
 /// Our datapath.
@@ -53,10 +51,10 @@ pub struct Ours {
     /// One whose sockets are not: its packets are.
     pub unserved: Client,
     _servers: Servers,
-    _sockets: Sockets,
     /// Its Services.
     pub world: World,
     _datapaths: Datapaths,
+    _cgroup: Served,
     _bed: Bed,
 }
 
@@ -64,7 +62,6 @@ impl Ours {
     /// With so many Services.
     pub fn new(services: u32, endpoints: u32, v6: bool, cgroup: &Cgroup) -> Result<Self> {
         let bed = bed()?;
-        many_ports(&bed)?;
         let world = World::new(services, endpoints, Some(server(&bed, v6)));
         let datapaths = Datapaths::load(&bed, Loading::from(Attachment::Tcx))?;
         let mut tables = Tables::open(datapaths.root(0))?;
@@ -72,15 +69,17 @@ impl Ours {
         tables.apply()?;
         tables.hold()?;
         tables.switch_on(bed.nodes[0].addresses())?;
-        let own = cgroup.child(&format!("{services}-{v6}"))?;
+        let family = if v6 { "v6" } else { "v4" };
+        let cgroup = cgroup.child(&format!("{services}-{family}"))?;
+        sockets::attach(datapaths.root(0), cgroup.path())?;
         let client = bed.pod(0, 0);
         Ok(Self {
-            _sockets: Sockets::attach(datapaths.root(0), own.path())?,
-            served: Client::new(client, Some(&own))?,
+            served: Client::new(client, Some(&cgroup))?,
             unserved: Client::new(client, None)?,
             _servers: Servers::new(bed.pod(0, 1), &world.backends())?,
             world,
             _datapaths: datapaths,
+            _cgroup: cgroup,
             _bed: bed,
         })
     }
@@ -102,10 +101,10 @@ impl Theirs {
     /// With so many Services; nothing when they take too long to be loaded.
     pub fn new(mode: Mode, services: u32, endpoints: u32) -> Result<Option<Self>> {
         let bed = bed()?;
-        many_ports(&bed)?;
         let world = World::new(services, endpoints, Some(server(&bed, false)));
         let node = &bed.nodes[0].netns;
-        let Some(took) = mode.apply(node, &mode.all(&world), LOADING)? else {
+        let form = Form::for_packets(&world);
+        let Some(took) = mode.apply(node, &mode.all(&world, form), LOADING)? else {
             return Ok(None);
         };
         // As long as our datapath remembers them.

@@ -8,6 +8,7 @@ use watari_bpf::PinDir;
 use watari_bpf::balance::{Balancer, Balancing, NodeConfig, difference};
 use watari_model::{EndpointSlice, Service};
 use watari_services::{Compiler, Options};
+use watari_tables::ServicesChange;
 
 use super::world::World;
 
@@ -43,7 +44,7 @@ impl Snapshot {
 }
 
 /// When it is, in ns of `CLOCK_MONOTONIC`.
-pub fn now() -> Result<u64> {
+fn now() -> Result<u64> {
     nanoseconds(ClockId::CLOCK_MONOTONIC)
 }
 
@@ -80,10 +81,20 @@ impl Tables {
         Ok(())
     }
 
+    /// What changed since this was last asked.
+    pub fn compile(&mut self) -> Vec<ServicesChange> {
+        self.compiler.changes()
+    }
+
     /// The kernel gets what changed; how many entries were written.
     pub fn apply(&mut self) -> Result<u64> {
-        let changes = self.compiler.changes();
-        let applied = self.balancer.apply(&changes, now()?);
+        let changes = self.compile();
+        self.write(&changes)
+    }
+
+    /// The kernel gets these changes; how many entries were written.
+    pub fn write(&mut self, changes: &[ServicesChange]) -> Result<u64> {
+        let applied = self.balancer.apply(changes, now()?);
         if let Some((change, error)) = applied.failed.into_iter().next() {
             bail!("cannot make {change:?}: {error}");
         }

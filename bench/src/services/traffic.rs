@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use watari_netlink::Netns;
 use watari_testbed::{Pod, pin};
 
-use super::cgroup::Cgroup;
+use super::cgroup::Served;
 
 /// Where every thread runs.
 const CPU: usize = 0;
@@ -31,9 +31,9 @@ pub struct Client {
 
 impl Client {
     /// Starts it.
-    pub fn new(pod: &Pod, cgroup: Option<&Cgroup>) -> Result<Self> {
+    pub fn new(pod: &Pod, cgroup: Option<&Served>) -> Result<Self> {
         let netns = Netns::open(pod.netns.path())?;
-        let cgroup = cgroup.map(Cgroup::entrance).transpose()?;
+        let cgroup = cgroup.map(Served::entrance).transpose()?;
         let (jobs, waiting) = channel::<Job>();
         let (sender, ready) = channel();
         let thread = std::thread::spawn(move || {

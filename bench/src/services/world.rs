@@ -70,6 +70,11 @@ impl World {
         (0..uses).find(|number| self.place(*number) == service)
     }
 
+    /// Whether somebody uses it.
+    pub fn is_used(&self, service: u32) -> bool {
+        self.use_of(service).is_some()
+    }
+
     /// How many are used.
     fn uses(&self) -> u32 {
         USED.min(self.services)
@@ -133,6 +138,16 @@ impl World {
         self.load_balancers > 0 && service.is_multiple_of(self.load_balancers)
     }
 
+    /// The names of a Service's ports, and their protocols. Those that are used have UDP too.
+    fn ports(&self, service: u32) -> impl Iterator<Item = (&'static str, Protocol)> {
+        let ports: &[_] = if self.is_used(service) {
+            &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]
+        } else {
+            &[("", Protocol::Tcp)]
+        };
+        ports.iter().copied()
+    }
+
     /// The Service.
     pub fn service(&self, service: u32) -> Service {
         let frontend = self.frontend(service);
@@ -158,13 +173,7 @@ impl World {
                 })
                 .into_iter()
                 .collect(),
-            ports: vec![ServicePort {
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                port: PORT,
-                target: TargetPort::Number(TARGET),
-                node_port: None,
-            }],
+            ports: self.ports(service).map(port).collect(),
             selector: [].into(),
             internal_local: false,
             external_local: false,
@@ -185,12 +194,13 @@ impl World {
         endpoints.sort_by_key(SocketAddr::port);
         let same_port = endpoints.chunk_by(|one, other| one.port() == other.port());
         let parts: Vec<_> = same_port.flat_map(|of_port| of_port.chunks(SLICE)).collect();
-        let slice = |(number, part): (usize, &&[SocketAddr])| Self::slice(service, number, part);
+        let slice = |(number, part): (usize, &&[SocketAddr])| self.slice(service, number, part);
         parts.iter().enumerate().map(slice).collect()
     }
 
     /// A slice with these endpoints, which have one port.
-    pub fn slice(service: u32, number: usize, endpoints: &[SocketAddr]) -> EndpointSlice {
+    pub fn slice(&self, service: u32, number: usize, endpoints: &[SocketAddr]) -> EndpointSlice {
+        let target = endpoints.first().map(SocketAddr::port);
         EndpointSlice {
             name: ServiceName {
                 namespace: "bench".to_owned(),
@@ -198,11 +208,14 @@ impl World {
             },
             service: Self::name(service),
             v6: endpoints.first().is_some_and(SocketAddr::is_ipv6),
-            ports: vec![SlicePort {
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                port: endpoints.first().map(SocketAddr::port),
-            }],
+            ports: self
+                .ports(service)
+                .map(|(name, protocol)| SlicePort {
+                    name: name.to_owned(),
+                    protocol,
+                    port: target,
+                })
+                .collect(),
             endpoints: endpoints.iter().map(endpoint).collect(),
         }
     }
@@ -211,6 +224,16 @@ impl World {
 /// The port of a server by its number.
 pub fn server_port(number: u32) -> u16 {
     FIRST + u16::try_from(number).unwrap_or(0)
+}
+
+fn port((name, protocol): (&str, Protocol)) -> ServicePort {
+    ServicePort {
+        name: name.to_owned(),
+        protocol,
+        port: PORT,
+        target: TargetPort::Number(TARGET),
+        node_port: None,
+    }
 }
 
 fn endpoint(at: &SocketAddr) -> SliceEndpoint {
