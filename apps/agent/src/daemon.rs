@@ -23,7 +23,9 @@ use crate::cluster::Folder;
 use crate::drops::{Drops, Examples, captured};
 use crate::endpoint::pod_side_is_well;
 use crate::flows::Row;
+use crate::health::{Board, Ports};
 use crate::log::Log;
+use crate::metrics;
 use crate::names::{Names, pod_of};
 use crate::node::{Change, Key, Node, Object, host_side_is_well};
 use crate::options::Options;
@@ -77,6 +79,8 @@ pub struct Daemon<K> {
     pub(crate) missing: Vec<Missing>,
     pub(crate) described: BTreeMap<String, String>,
     pub(crate) troubles: BTreeMap<&'static str, String>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) ports: Ports,
     examples: Examples,
     names: Arc<Names>,
     followers: broadcast::Sender<Arc<Row>>,
@@ -97,7 +101,12 @@ impl<K: Datapath> Daemon<K> {
     /// Of the calling thread's namespace; does nothing yet.
     pub fn new(options: Options, kernel: K, reload: Reload<K>) -> Result<Self> {
         let book = Book::new(&options.data_dir);
+        let datapath = metrics::datapath(options.bpf_root.clone());
+        let board = Arc::new(Board::new(datapath));
+        let ports = Ports::new(board.clone(), options.healthz, options.metrics)?;
         Ok(Self {
+            board,
+            ports,
             node: Node::new(&options.node, kernel, book)?,
             reconciler: Reconciler::new(Backoff::default()),
             folder: Folder::new(&options.cluster, &options.node),
@@ -172,6 +181,7 @@ impl<K: Datapath> Daemon<K> {
     /// Everything that is due.
     pub fn tick(&mut self) {
         let now = self.now();
+        self.board.beat();
         let drained = self.drain();
         self.trouble("events", drained);
         let heard = self.monitor.read().map(|events| self.hear(&events));

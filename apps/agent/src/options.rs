@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ pub struct Options {
     pub grace: Duration,
     /// How often everything is looked at.
     pub survey: Duration,
+    /// Where `/healthz` and `/livez` of the node are answered.
+    pub healthz: Option<SocketAddr>,
+    /// Where `/metrics` is answered.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Options {
@@ -49,6 +54,8 @@ impl Options {
             namespaces: crate::recover::usual_namespaces(),
             grace: Duration::from_mins(5),
             survey: Duration::from_secs(30),
+            healthz: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
+            metrics: Some(SocketAddr::from(([127, 0, 0, 1], 10249))),
         }
     }
 
