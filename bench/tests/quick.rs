@@ -27,6 +27,7 @@ fn quick_cni_writes_whole_rows() {
     let (rows, table) = quick("cni");
     for case in [
         "add",
+        "add/datapath",
         "add/2",
         "burst/4",
         "del",

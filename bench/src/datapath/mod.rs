@@ -1,6 +1,6 @@
 //! The datapath beside the kernel's own road and beside the bare redirect.
 
-mod agent;
+pub mod agent;
 mod bare;
 mod memory;
 mod nanos;
