@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use watari_bpf::{Applied, Datapath, difference};
+use watari_bpf::{Applied, Balancing, Datapath, difference};
 use watari_model::{Attachment, ClusterNode, IfName};
 use watari_netlink::{Handle, Snapshot};
 use watari_nft::masquerade::Masquerading;
@@ -17,12 +17,16 @@ use watari_tables::{Datapath as Tables, Masquerade, Route};
 
 use crate::book::Book;
 use crate::endpoint::mend;
+use crate::pinned::monotonic;
+use crate::services::Keeper;
 
 /// What the agent keeps as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// The datapath's tables and programs.
     Datapath,
+    /// The tables of Services.
+    Services,
     /// The routes to the Pod CIDRs of other nodes.
     Routes,
     /// Whose packets leave the cluster with the node's address.
@@ -35,6 +39,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Datapath => f.write_str("datapath"),
+            Self::Services => f.write_str("services"),
             Self::Routes => f.write_str("routes"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Endpoint(attachment) => write!(f, "endpoint {attachment}"),
@@ -53,6 +58,8 @@ pub enum Object {
         /// The links by which packets for pods come.
         uplinks: BTreeSet<IfName>,
     },
+    /// That the tables of Services be what the [`Keeper`] says since its so many-th change.
+    Services(u64),
     /// That routes lead to the pods of these nodes.
     Routes {
         /// The cluster's nodes.
@@ -75,10 +82,22 @@ pub enum Change {
     Planned(String),
 }
 
+/// What a node's kernel has of ours.
+pub struct Kernel<K> {
+    /// The datapath.
+    pub datapath: K,
+    /// The tables of Services.
+    pub balancing: Box<dyn Balancing>,
+}
+
 /// A node's kernel and store.
 pub struct Node<K> {
     /// The datapath.
     pub kernel: K,
+    /// The tables of Services.
+    pub balancing: Box<dyn Balancing>,
+    /// What they should be.
+    pub services: Keeper,
     /// The node's own links and routes.
     pub host: Handle,
     /// The node store.
@@ -99,9 +118,11 @@ pub struct Node<K> {
 
 impl<K: Datapath> Node<K> {
     /// Of the calling thread's namespace.
-    pub fn new(own: &str, kernel: K, book: Book) -> Result<Self> {
+    pub fn new(own: &str, kernel: Kernel<K>, book: Book, services: Keeper) -> Result<Self> {
         Ok(Self {
-            kernel,
+            kernel: kernel.datapath,
+            balancing: kernel.balancing,
+            services,
             host: Handle::open()?,
             book,
             own: own.into(),
@@ -201,6 +222,20 @@ impl<K: Datapath> Node<K> {
             Ok::<_, Failed>((desired, applied))
         })?;
         Ok(written)
+    }
+
+    fn services(&mut self) -> Result<Vec<Change>> {
+        let synced = self.services.sync(&mut *self.balancing, monotonic())?;
+        let repaired = synced.repaired.into_iter().map(Change::Repaired);
+        let planned = synced.planned.into_iter().map(Change::Planned);
+        Ok(repaired.chain(planned).collect())
+    }
+
+    /// Puts the kernel that was loaded again in the place of the one before.
+    pub fn take(&mut self, kernel: Kernel<K>) {
+        self.kernel = kernel.datapath;
+        self.balancing = kernel.balancing;
+        self.services.compare();
     }
 
     fn routes(&mut self, nodes: &[ClusterNode], uplinks: &BTreeSet<IfName>) -> Result<Vec<Change>> {
@@ -315,6 +350,7 @@ impl<K: Datapath> Target for Node<K> {
     fn update(&mut self, _key: &Key, object: &Object) -> Result<Vec<Change>> {
         match object {
             Object::Datapath { nodes, uplinks } => self.datapath(nodes.as_deref(), uplinks),
+            Object::Services(_) => self.services(),
             Object::Routes { nodes, uplinks } => self.routes(nodes, uplinks),
             Object::Masquerade(table) => self.masquerade(table),
             Object::Endpoint(record) => {

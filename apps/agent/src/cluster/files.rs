@@ -169,9 +169,8 @@ impl Files {
             let first = self.owners.get(id).map(|path| path.display().to_string());
             let first = first.unwrap_or_default();
             let words = id.words();
-            let also = move |path: &PathBuf| {
-                format!("{}: {words} stands also in {first}", path.display())
-            };
+            let also =
+                move |path: &PathBuf| format!("{}: {words} stands also in {first}", path.display());
             paths.iter().map(also)
         });
         each.cloned().chain(doubles).collect()

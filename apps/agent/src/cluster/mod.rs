@@ -283,12 +283,20 @@ mod tests {
     #[test]
     fn services_come_change_and_go_one_by_one() {
         let (dir, mut folder) = with_node();
-        put(dir.path(), "one.yaml", &(service("x", 1) + &service("y", 2)));
+        put(
+            dir.path(),
+            "one.yaml",
+            &(service("x", 1) + &service("y", 2)),
+        );
         put(dir.path(), "two.yaml", &service("z", 3));
         assert_eq!(heard(&mut folder), ["x:1", "y:2", "z:3"]);
         assert_eq!(heard(&mut folder), [""; 0]);
         put(dir.path(), "two.yaml", &service("z", 4));
-        assert_eq!(heard(&mut folder), ["z:4"], "other files are not read again");
+        assert_eq!(
+            heard(&mut folder),
+            ["z:4"],
+            "other files are not read again"
+        );
         put(dir.path(), "one.yaml", &service("y", 2));
         assert_eq!(heard(&mut folder), ["y:2", "no x"]);
         fs::remove_file(dir.path().join("two.yaml")).unwrap();
@@ -309,7 +317,11 @@ mod tests {
         assert_eq!(heard(&mut folder), [""; 0], "emptied");
         put(dir.path(), "one.yaml", &service("x", 7));
         fs::write(dir.path().join("node.yaml"), node("a", "10.1.0.0/24")).unwrap();
-        assert_eq!(heard(&mut folder), ["no x", "x:7"], "what holds stands last");
+        assert_eq!(
+            heard(&mut folder),
+            ["no x", "x:7"],
+            "what holds stands last"
+        );
     }
 
     #[test]
@@ -363,7 +375,10 @@ mod tests {
         put(dir.path(), "c.yaml", &service("x", 3));
         assert_eq!(heard(&mut folder), [""; 0]);
         let told = folder.errors()[0].clone();
-        assert!(told.contains("c.yaml: Service default/x stands also in") && told.ends_with("b.yaml"), "{told}");
+        assert!(
+            told.contains("c.yaml: Service default/x stands also in") && told.ends_with("b.yaml"),
+            "{told}"
+        );
         put(dir.path(), "a.yaml", &service("x", 1));
         assert_eq!(heard(&mut folder), ["x:1"]);
         assert_eq!(folder.errors().len(), 2);

@@ -280,7 +280,11 @@ mod tests {
     fn a_node_is_unhealthy_when_a_change_waits_too_long() {
         let board = board();
         let status = |path| board.node(path).status;
-        assert_eq!((status("/healthz"), status("/livez")), (200, 200), "it starts");
+        assert_eq!(
+            (status("/healthz"), status("/livez")),
+            (200, 200),
+            "it starts"
+        );
         pass(&board, 1000);
         assert_eq!(status("/livez"), 200, "nothing happens");
         board.queued();
@@ -327,13 +331,20 @@ mod tests {
         );
         let web = HealthCheck { port: 1, local: 1 };
         board.set_checks([(service("web"), web)].into());
-        assert_eq!(board.service(&service("web")).status, 200, "its endpoints serve on");
+        assert_eq!(
+            board.service(&service("web")).status,
+            200,
+            "its endpoints serve on"
+        );
     }
 
     #[test]
     fn a_service_is_well_where_it_has_endpoints() {
         let board = board();
-        let check = |local| HealthCheck { port: 30_000, local };
+        let check = |local| HealthCheck {
+            port: 30_000,
+            local,
+        };
         board.set_checks([(service("web"), check(2)), (service("db"), check(0))].into());
         let answer = board.service(&service("web"));
         assert_eq!(answer.status, 200);

@@ -10,7 +10,7 @@ mod page;
 
 use std::time::{Duration, SystemTime};
 
-pub use datapath::{Usage, datapath};
+pub use datapath::{Datapath, Usage, datapath, write_usage};
 pub use page::{CONTENT_TYPE, Histogram, Kind, Page};
 
 /// From 1 ms, twice as much each time, 15 times.
@@ -40,7 +40,6 @@ struct Family {
     programming: Histogram,
     last: f64,
     queued: f64,
-    no_local: [u64; 2],
 }
 
 impl Default for Family {
@@ -52,7 +51,6 @@ impl Default for Family {
             programming: Histogram::new(PROGRAMMING_LIMITS),
             last: 0.0,
             queued: 0.0,
-            no_local: [0; 2],
         }
     }
 }
@@ -61,6 +59,8 @@ impl Default for Family {
 #[derive(Debug, Clone, Default)]
 pub struct Numbers {
     families: [Family; 2],
+    /// Ports that keep to this node's endpoints and have none here: internal, external policy.
+    no_local: [usize; 2],
     endpoint_changes: u64,
     service_changes: u64,
     endpoint_pending: u64,
@@ -84,10 +84,8 @@ pub struct Held {
     pub ports: u64,
     /// Addresses with ports where they are reached.
     pub frontends: u64,
-    /// Endpoints that are known.
-    pub endpoints: u64,
-    /// Those that get connections.
-    pub ready: u64,
+    /// Endpoints, by address and port, that get connections of this node or had some lately.
+    pub backends: u64,
     /// Writes of entries since the start.
     pub writes: u64,
 }
@@ -128,7 +126,7 @@ impl Numbers {
 
     /// All that was heard of is in the kernel.
     pub fn synced(&mut self, synced: &Synced, at: SystemTime) {
-        (self.service_pending, self.endpoint_pending) = (0, 0);
+        self.nothing_pending();
         let took = synced.took.as_secs_f64();
         for (family, changed) in self.families.iter_mut().zip(synced.families) {
             family.last = unix(at);
@@ -156,8 +154,13 @@ impl Numbers {
 
     /// How many ports of Services keep to this node's endpoints by their internal, by their external
     /// policy, and have none here though there are some elsewhere.
-    pub fn no_local(&mut self, v6: bool, internal: u64, external: u64) {
-        self.families[usize::from(v6)].no_local = [internal, external];
+    pub fn no_local(&mut self, internal: usize, external: usize) {
+        self.no_local = [internal, external];
+    }
+
+    /// What was heard of changes nothing for the kernel.
+    pub fn nothing_pending(&mut self) {
+        (self.service_pending, self.endpoint_pending) = (0, 0);
     }
 
     /// `/healthz` was answered.
@@ -263,10 +266,8 @@ impl Numbers {
             Kind::Gauge,
             "Number of services with a Local traffic policy and no endpoints",
         );
-        for (label, family) in FAMILIES.iter().zip(&self.families) {
-            for (policy, count) in ["internal", "external"].into_iter().zip(family.no_local) {
-                metric.sample(&[("ip_family", label), ("traffic_policy", policy)], count);
-            }
+        for (policy, count) in ["internal", "external"].into_iter().zip(self.no_local) {
+            metric.sample(&[("traffic_policy", policy)], count);
         }
     }
 
@@ -295,8 +296,7 @@ impl Numbers {
             services,
             ports,
             frontends,
-            endpoints,
-            ready,
+            backends,
             writes,
         } = self.held;
         for (name, help, value) in [
@@ -312,14 +312,9 @@ impl Numbers {
                 frontends,
             ),
             (
-                "watari_service_endpoints",
-                "Endpoints of Services that are known.",
-                endpoints,
-            ),
-            (
-                "watari_service_endpoints_ready",
-                "Endpoints of Services that get connections of this node.",
-                ready,
+                "watari_service_backends",
+                "Endpoints that get connections of this node, or had some lately.",
+                backends,
             ),
         ] {
             page.metric(name, Kind::Gauge, help).sample(&[], value);
@@ -395,7 +390,7 @@ mod tests {
         numbers.programmed(true, Duration::from_millis(700));
         numbers.healthz(true);
         numbers.livez(false);
-        numbers.no_local(false, 0, 4);
+        numbers.no_local(0, 4);
         let text = text(&numbers);
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.002\"} 0",
@@ -409,7 +404,7 @@ mod tests {
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 3",
             "kubeproxy_sync_proxy_rules_service_changes_total 2",
-            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 4",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 4",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
             "kubeproxy_proxy_livez_total{code=\"503\"} 1",
         ] {

@@ -88,13 +88,15 @@ impl Metric<'_> {
     /// The samples of a histogram.
     pub fn histogram(&mut self, labels: Labels<'_>, histogram: &Histogram) -> &mut Self {
         let mut sum = 0;
-        let mut with_limit: Vec<(&str, &str)> = labels.to_vec();
         let limits = histogram.limits.iter().map(ToString::to_string);
         for (limit, count) in limits.chain(["+Inf".to_owned()]).zip(&histogram.counts) {
             sum += count;
-            with_limit.push(("le", &limit));
+            let with_limit: Vec<(&str, &str)> = labels
+                .iter()
+                .copied()
+                .chain([("le", limit.as_str())])
+                .collect();
             self.line("_bucket", &with_limit, sum);
-            with_limit.truncate(labels.len());
         }
         self.line("_sum", labels, histogram.sum);
         self.line("_count", labels, sum);
