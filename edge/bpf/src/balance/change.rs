@@ -11,7 +11,7 @@ use super::maglev;
 use super::numbers::{self, QUARANTINE};
 use super::plan::Plan;
 use super::sets::{Class, Edited, Fit, Share, When, assign, classes, edit, fit};
-use super::shadow::{Kept, Later, Record, Role, Rooms, Shadow};
+use super::shadow::{Later, Record, Role, Rooms, Shadow};
 use super::stretches::Stretch;
 use super::words::{self, flags, frontend_key, range_keys, shares, source_key, text};
 use crate::error::BpfError;
@@ -626,12 +626,6 @@ impl Planner<'_> {
             record.ring_right = true;
         }
         Ok(())
-    }
-
-    /// A set that no frontend asks for goes as if one just had.
-    pub fn forget_set(&mut self, set: u32) {
-        self.shadow.sets.entry(set).or_insert_with(Kept::default);
-        self.release_set(set);
     }
 }
 
