@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use watari_bpf::{Attachment, Datapath as _, LoadOptions};
+use watari_bpf::{Datapath as _, LoadOptions};
 use watari_cni_spec::{Capabilities, CniArgs, ConfList};
 use watari_model::{Attachment, ContainerId, IfName};
 use watari_netlink::Netns;
@@ -94,7 +94,9 @@ pub enum Chain<'a> {
 impl Chain<'_> {
     fn path(&self) -> Vec<PathBuf> {
         match self {
-            Self::Ours(plugins) | Self::OursInDatapath(plugins) | Self::Null(plugins) => vec![plugins.ours.path().into()],
+            Self::Ours(plugins) | Self::OursInDatapath(plugins) | Self::Null(plugins) => {
+                vec![plugins.ours.path().into()]
+            }
             Self::OursNoted(plugins) => {
                 vec![plugins.peak.path().into(), plugins.ours.path().into()]
             }
@@ -181,9 +183,12 @@ impl Node {
 
     /// Its datapath knows a pod, and the programs are at its link: they were, when ADD had ended.
     pub fn sees_one_pod(&self) -> Result<()> {
-        let fs = self.datapath.as_ref().context("a node without a datapath")?;
+        let fs = self
+            .datapath
+            .as_ref()
+            .context("a node without a datapath")?;
         let tables = self.netns.enter(|| {
-            let mut node = watari_bpf::Node::open(&datapath_root(fs), Attachment::Clsact)?;
+            let mut node = watari_bpf::Node::open(&datapath_root(fs), watari_bpf::Attachment::Clsact)?;
             node.observe().map(|observed| observed.tables)
         })?;
         let (pods, hooks) = (tables.endpoints.len(), tables.hooks.len());

@@ -50,7 +50,12 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
         memory.push(resident(&agent)?);
         std::thread::sleep(between);
     }
-    rows.push(Row::limited(format!("memory/{services}"), "KiB", &memory, RESIDENT));
+    rows.push(Row::limited(
+        format!("memory/{services}"),
+        "KiB",
+        &memory,
+        RESIDENT,
+    ));
     Ok(rows)
 }
 

@@ -41,7 +41,11 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
         let (times, writes) = ours(&mut tables, &world, count, balancers)?;
         let limit = (!balancers).then_some(LIMIT);
         rows.push(Row::tail(case(what), &times, limit));
-        rows.push(Row::value(case(&format!("/writes{what}")), "entries", &writes));
+        rows.push(Row::value(
+            case(&format!("/writes{what}")),
+            "entries",
+            &writes,
+        ));
         tables.hold()?;
     }
     drop((tables, datapaths, bed_of_ours));
@@ -67,7 +71,11 @@ fn of_change(world: &World, number: u32, balancers: bool) -> u32 {
     let place = number.wrapping_mul(STRIDE) % world.services;
     let place = place - place % every;
     // The one after a load balancer is none.
-    if balancers { place } else { (place + 1) % world.services }
+    if balancers {
+        place
+    } else {
+        (place + 1) % world.services
+    }
 }
 
 /// Times in ms, and entries that were written. In turn an endpoint is replaced by another, and the

@@ -120,7 +120,12 @@ impl Bench {
     /// One run that has to deliver its packet; its time in ns.
     fn run(&self, pod: usize, ends: [SocketAddr; 2], flags: u8) -> Result<f64> {
         let (verdict, time) = self.at(pod).run(ends, flags, 1)?;
-        ensure!(verdict == REDIRECTED, "from {} to {}: verdict {verdict}", ends[0], ends[1]);
+        ensure!(
+            verdict == REDIRECTED,
+            "from {} to {}: verdict {verdict}",
+            ends[0],
+            ends[1]
+        );
         Ok(time)
     }
 

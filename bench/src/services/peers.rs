@@ -126,7 +126,8 @@ impl Mode {
                 let chain = nft_service(service);
                 say(&mut text, &format!("add chain {TABLE} {chain}"));
                 say(&mut text, &format!("flush chain {TABLE} {chain}"));
-                new.into_iter().for_each(|at| nft_endpoint(&mut text, service, at));
+                new.into_iter()
+                    .for_each(|at| nft_endpoint(&mut text, service, at));
                 nft_service_rules(&mut text, world, service, to);
                 for at in gone {
                     let chain = nft_endpoint_name(service, at);
@@ -143,7 +144,8 @@ impl Mode {
                 (0..world.services).for_each(|at| ipt_jump(&mut text, world, at));
                 say(&mut text, NODE_PORTS);
                 ipt_service_rules(&mut text, world, service, to);
-                to.iter().for_each(|at| ipt_endpoint(&mut text, service, at));
+                to.iter()
+                    .for_each(|at| ipt_endpoint(&mut text, service, at));
                 for at in gone {
                     say(&mut text, &format!("-X {}", ipt_endpoint_name(service, at)));
                 }
@@ -165,7 +167,7 @@ impl Mode {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52 µs")]
             Ok(sum.num_microseconds() as f64 / 1000.0)
         };
-        node.enter(|| {
+        node.enter(|| -> Result<_> {
             let (start, before) = (Instant::now(), worked()?);
             let mut child = Command::new(words[0])
                 .args(&words[1..])
@@ -292,7 +294,9 @@ fn nftables(world: &World, form: Form) -> String {
         let (at, chain) = (world.frontend(service), nft_service(service));
         let endpoints = world.endpoints_of(service);
         say(&mut text, &format!("add chain {TABLE} {chain}"));
-        endpoints.iter().for_each(|at| nft_endpoint(&mut text, service, at));
+        endpoints
+            .iter()
+            .for_each(|at| nft_endpoint(&mut text, service, at));
         if form == Form::Whole || world.is_used(service) {
             nft_service_rules(&mut text, world, service, &endpoints);
         } else {
@@ -300,7 +304,10 @@ fn nftables(world: &World, form: Form) -> String {
             say(&mut text, &format!("add rule {TABLE} {chain} goto {first}"));
         }
         let (ip, port) = (at.ip(), at.port());
-        say(&mut text, &format!("add element {TABLE} cluster-ips {{ {ip} }}"));
+        say(
+            &mut text,
+            &format!("add element {TABLE} cluster-ips {{ {ip} }}"),
+        );
         say(
             &mut text,
             &format!("add element {TABLE} service-ips {{ {ip} . tcp . {port} : goto {chain} }}"),
@@ -365,7 +372,9 @@ fn iptables(world: &World) -> String {
     for service in 0..world.services {
         let endpoints = world.endpoints_of(service);
         ipt_service_rules(&mut text, world, service, &endpoints);
-        endpoints.iter().for_each(|at| ipt_endpoint(&mut text, service, at));
+        endpoints
+            .iter()
+            .for_each(|at| ipt_endpoint(&mut text, service, at));
     }
     say(&mut text, "COMMIT");
     text
@@ -405,9 +414,7 @@ fn ipt_service_rules(text: &mut String, world: &World, service: u32, endpoints: 
     let (ip, port) = (at.ip(), at.port());
     say(
         text,
-        &format!(
-            "-A {chain} -m tcp -p tcp -d {ip} --dport {port} ! -s {PODS} -j KUBE-MARK-MASQ"
-        ),
+        &format!("-A {chain} -m tcp -p tcp -d {ip} --dport {port} ! -s {PODS} -j KUBE-MARK-MASQ"),
     );
     let mut left = endpoints.len();
     for at in endpoints {
@@ -419,7 +426,10 @@ fn ipt_service_rules(text: &mut String, world: &World, service: u32, endpoints: 
             let _ = write!(rule, "-m statistic --mode random --probability {part:.10} ");
         }
         left -= 1;
-        say(text, &format!("{rule}-j {}", ipt_endpoint_name(service, at)));
+        say(
+            text,
+            &format!("{rule}-j {}", ipt_endpoint_name(service, at)),
+        );
     }
 }
 

@@ -87,7 +87,10 @@ fn theirs(world: &World, ours: &[f64], sizes: Sizes) -> Result<Vec<Row>> {
         let node = &bed.nodes[0].netns;
         let case = format!("program/{}", world.services);
         let Some(took) = mode.apply(node, &mode.all(world, Form::Whole), LOADING)? else {
-            eprintln!("{case} of {} is left out: more than {LOADING:?}", mode.name());
+            eprintln!(
+                "{case} of {} is left out: more than {LOADING:?}",
+                mode.name()
+            );
             let seconds = [LOADING.as_secs_f64()];
             let case = format!("{case}/{}/left-out", mode.name());
             rows.push(Row::value(case, "s", &seconds));

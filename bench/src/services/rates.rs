@@ -73,7 +73,10 @@ impl Values {
 
 /// One value of each lane a round, the lanes in turn, there and back: whatever drifts meets all alike.
 fn in_turn(lanes: &[Lane<'_>], sizes: Sizes) -> Result<Values> {
-    let mut values: Vec<_> = lanes.iter().map(|lane| (lane.name.clone(), vec![])).collect();
+    let mut values: Vec<_> = lanes
+        .iter()
+        .map(|lane| (lane.name.clone(), vec![]))
+        .collect();
     let measure = |lane: &Lane<'_>, duration| {
         let value = (lane.measure)(lane.client, &lane.targets, duration);
         value.with_context(|| format!("cannot measure {}", lane.name))
@@ -124,9 +127,17 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
     all.retain(|lane| !lane.name.starts_with("straight-served"));
     let values = in_turn(&all, sizes)?;
     for what in [format!("rr/{one}"), format!("crr/{end}")] {
-        rows.extend(beside_straight(&values, &what, [Some(AT_SOCKET), Some(BY_PACKET)])?);
+        rows.extend(beside_straight(
+            &values,
+            &what,
+            [Some(AT_SOCKET), Some(BY_PACKET)],
+        )?);
     }
-    rows.extend(beside_straight(&values, &format!("udp-rr/{one}"), [None, None])?);
+    rows.extend(beside_straight(
+        &values,
+        &format!("udp-rr/{one}"),
+        [None, None],
+    )?);
     Ok(rows)
 }
 
@@ -172,7 +183,11 @@ fn sizes_rows(sizes: Sizes, cgroup: &Cgroup) -> Result<Vec<Row>> {
     let values = in_turn(&all, sizes)?;
     for count in counts {
         let what = format!("crr/{count}");
-        rows.extend(beside_straight(&values, &what, [Some(AT_SOCKET), Some(BY_PACKET)])?);
+        rows.extend(beside_straight(
+            &values,
+            &what,
+            [Some(AT_SOCKET), Some(BY_PACKET)],
+        )?);
         let loaded = theirs.iter().filter(|(_, of, _)| of == count);
         for (mode, ..) in loaded {
             let (peer, name) = (mode.peer()?, format!("{}/{what}", mode.name()));

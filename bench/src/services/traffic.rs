@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use watari_netlink::Netns;
 use watari_testbed::{Pod, pin};
 
-use super::cgroup::Served;
+use super::cgroup::{Entrance, Served};
 
 /// Where every thread runs.
 const CPU: usize = 0;
@@ -37,11 +37,12 @@ impl Client {
         let (jobs, waiting) = channel::<Job>();
         let (sender, ready) = channel();
         let thread = std::thread::spawn(move || {
-            let entered = (|| {
+            let enter = || -> Result<()> {
                 netns.enter()?;
                 pin(CPU)?;
-                cgroup.map_or(Ok(()), |entrance| entrance.enter())
-            })();
+                cgroup.map_or(Ok(()), Entrance::enter)
+            };
+            let entered = enter();
             let works = entered.is_ok();
             // Whoever started this waits for it.
             let _ = sender.send(entered);
@@ -66,7 +67,8 @@ impl Client {
             let _ = sender.send(work());
         };
         let jobs = self.jobs.as_ref().context("a client has ended")?;
-        jobs.send(Box::new(job)).map_err(|_| anyhow!("a client has ended"))?;
+        jobs.send(Box::new(job))
+            .map_err(|_| anyhow!("a client has ended"))?;
         answer.recv().context("a client has ended")?
     }
 
@@ -189,7 +191,6 @@ impl Servers {
             threads.push(std::thread::spawn(move || serve(&listener)));
             threads.push(std::thread::spawn(move || answer(&socket)));
         }
-        // One in TIME-WAIT is the client's, and there are many.
         Ok(Self {
             at: at.to_vec(),
             netns: Netns::open(pod.netns.path())?,

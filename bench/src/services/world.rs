@@ -60,7 +60,11 @@ impl World {
 
     /// The range of cluster addresses.
     pub fn cidr(&self) -> &'static str {
-        if self.v6() { "fd00:96::/108" } else { "10.96.0.0/12" }
+        if self.v6() {
+            "fd00:96::/108"
+        } else {
+            "10.96.0.0/12"
+        }
     }
 
     /// The number of a Service among those that are used.
@@ -97,7 +101,9 @@ impl World {
     pub fn used(&self) -> Vec<SocketAddr> {
         let places = (0..self.uses()).map(|number| self.frontend(self.place(number)));
         let each = self.endpoints as usize;
-        places.flat_map(|at| std::iter::repeat_n(at, each)).collect()
+        places
+            .flat_map(|at| std::iter::repeat_n(at, each))
+            .collect()
     }
 
     /// Whom their clients reach.
@@ -140,7 +146,7 @@ impl World {
 
     /// The names of a Service's ports, and their protocols. Those that are used have UDP too.
     fn ports(&self, service: u32) -> impl Iterator<Item = (&'static str, Protocol)> {
-        let ports: &[_] = if self.is_used(service) {
+        let ports: &'static [(&'static str, Protocol)] = if self.is_used(service) {
             &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]
         } else {
             &[("", Protocol::Tcp)]
@@ -193,7 +199,9 @@ impl World {
         let mut endpoints = self.endpoints_of(service);
         endpoints.sort_by_key(SocketAddr::port);
         let same_port = endpoints.chunk_by(|one, other| one.port() == other.port());
-        let parts: Vec<_> = same_port.flat_map(|of_port| of_port.chunks(SLICE)).collect();
+        let parts: Vec<_> = same_port
+            .flat_map(|of_port| of_port.chunks(SLICE))
+            .collect();
         let slice = |(number, part): (usize, &&[SocketAddr])| self.slice(service, number, part);
         parts.iter().enumerate().map(slice).collect()
     }
