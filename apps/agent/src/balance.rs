@@ -21,7 +21,10 @@ impl<K: Datapath> Daemon<K> {
     /// What the folder says of Services; `cluster`: also of the rest.
     pub(crate) fn hear_services(&mut self, cluster: bool) {
         if cluster && let Some(found) = self.folder.cluster() {
-            let own = found.nodes.iter().find(|node| node.name == self.options.node);
+            let own = found
+                .nodes
+                .iter()
+                .find(|node| node.name == self.options.node);
             let mut cidrs = found.cidrs.clone();
             cidrs.extend(&self.options.service_cidrs);
             self.node.services.set_cluster(own, cidrs);
@@ -38,8 +41,21 @@ impl<K: Datapath> Daemon<K> {
         self.node.services.set_addresses(addresses);
         self.node.services.compare();
         self.service_names = Services::new(&PinDir::current(&self.options.bpf_root));
+        self.register_clients();
         let ports = self.take_source_ports();
         self.trouble("source ports", ports);
+    }
+
+    /// Says whose processes are in which namespace: clients at their sockets are known by that.
+    pub(crate) fn register_clients(&mut self) {
+        let Some(pins) = &self.node.pins else { return };
+        let own = self.folder.cluster().and_then(|cluster| {
+            let mut nodes = cluster.nodes.iter();
+            nodes.find(|node| node.name == self.options.node)
+        });
+        let own = own.map(|node| &node.addresses[..]);
+        let registered = self.clients.register(pins, own, self.node.book.records());
+        self.trouble("clients", registered);
     }
 
     fn take_source_ports(&mut self) -> Result<()> {
@@ -66,9 +82,11 @@ impl<K: Datapath> Daemon<K> {
                 .iter()
                 .filter_map(|record| record.netns.clone())
                 .collect();
-            let ending = end(&self.options.bpf_root, &pods, &gone);
-            let ended = ending.map(|ending| self.ended(ending));
-            self.trouble("ending", ended);
+            // Without programs there are no connections of theirs.
+            if let Some(pins) = &self.node.pins {
+                let ended = end(pins, &pods, &gone).map(|ending| self.ended(ending));
+                self.trouble("ending", ended);
+            }
         }
         if self.node.services.write_board(&*self.node.balancing) {
             let checks = self.node.services.health_checks();

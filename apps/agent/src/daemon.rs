@@ -20,6 +20,7 @@ use watari_store::{EndpointRecord, StoreError};
 
 use crate::balance::Notes;
 use crate::book::Book;
+use crate::clients::Known;
 use crate::cluster::Folder;
 use crate::drops::{Drops, Examples, captured};
 use crate::endpoint::pod_side_is_well;
@@ -86,6 +87,7 @@ pub struct Daemon<K> {
     pub(crate) checks: BTreeMap<ServiceName, HealthCheck>,
     pub(crate) services_notes: Notes,
     pub(crate) next_tidy: Duration,
+    pub(crate) clients: Known,
     /// Opened anew at every look at everything: numbers are given anew now and then.
     pub(crate) service_names: Services,
     examples: Examples,
@@ -122,8 +124,9 @@ impl<K: Datapath> Daemon<K> {
             checks: BTreeMap::new(),
             services_notes: Notes::default(),
             next_tidy: Duration::ZERO,
+            clients: Known::default(),
             service_names: Services::new(&PinDir::current(&options.bpf_root)),
-            node: Node::new(&options.node, kernel, book, services)?,
+            node: Node::new(&options, kernel, book, services)?,
             reconciler: Reconciler::new(Backoff::default()),
             folder: Folder::new(&options.cluster, &options.node),
             missed: Missed::default(),
@@ -353,6 +356,7 @@ impl<K: Datapath> Daemon<K> {
         }
         if changed {
             self.reconciler.touch(&Key::Datapath, now);
+            self.register_clients();
         }
     }
 

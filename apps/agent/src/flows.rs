@@ -281,7 +281,10 @@ impl Row {
             }
         };
         let service = |wanted: &String| {
-            let name = self.translation.as_ref().and_then(|through| through.name.as_ref());
+            let name = self
+                .translation
+                .as_ref()
+                .and_then(|through| through.name.as_ref());
             // The port's name has no colon.
             name.and_then(|name| name.rsplit_once(':'))
                 .is_some_and(|(service, _)| service == wanted)

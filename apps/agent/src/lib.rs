@@ -10,6 +10,7 @@
 mod balance;
 mod book;
 mod client;
+mod clients;
 mod cluster;
 mod daemon;
 mod drops;

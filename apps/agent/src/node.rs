@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use watari_bpf::{Applied, Balancing, Datapath, difference};
+use watari_bpf::balance::Balancing;
+use watari_bpf::{Applied, Datapath, difference};
 use watari_model::{Attachment, ClusterNode, IfName};
 use watari_netlink::{Handle, Snapshot};
 use watari_nft::masquerade::Masquerading;
@@ -17,6 +19,7 @@ use watari_tables::{Datapath as Tables, Masquerade, Route};
 
 use crate::book::Book;
 use crate::endpoint::mend;
+use crate::options::Options;
 use crate::pinned::monotonic;
 use crate::services::Keeper;
 
@@ -88,6 +91,8 @@ pub struct Kernel<K> {
     pub datapath: K,
     /// The tables of Services.
     pub balancing: Box<dyn Balancing>,
+    /// Where the programs' own tables are pinned; none where there are no programs.
+    pub pins: Option<PathBuf>,
 }
 
 /// A node's kernel and store.
@@ -98,6 +103,10 @@ pub struct Node<K> {
     pub balancing: Box<dyn Balancing>,
     /// What they should be.
     pub services: Keeper,
+    /// Where the programs' own tables are pinned.
+    pub pins: Option<PathBuf>,
+    /// The cgroup whose processes are given backends at their sockets.
+    cgroup: Option<PathBuf>,
     /// The node's own links and routes.
     pub host: Handle,
     /// The node store.
@@ -118,14 +127,16 @@ pub struct Node<K> {
 
 impl<K: Datapath> Node<K> {
     /// Of the calling thread's namespace.
-    pub fn new(own: &str, kernel: Kernel<K>, book: Book, services: Keeper) -> Result<Self> {
+    pub fn new(options: &Options, kernel: Kernel<K>, book: Book, services: Keeper) -> Result<Self> {
         Ok(Self {
             kernel: kernel.datapath,
             balancing: kernel.balancing,
+            pins: kernel.pins,
+            cgroup: options.cgroup.clone(),
             services,
             host: Handle::open()?,
             book,
-            own: own.into(),
+            own: options.node.as_str().into(),
             applied: None,
             routed: None,
             masqueraded: None,
@@ -178,10 +189,12 @@ impl<K: Datapath> Node<K> {
         }
         self.to_promote = observed.to_promote;
         let own = self.own.clone();
+        let cgroup = self.cgroup.clone();
         let view = View {
             own: &own,
             nodes,
             uplinks,
+            cgroup: cgroup.as_deref(),
         };
         let there = link_names(&mut self.host)?;
         let (desired, left_out) = view.plan(self.book.records(), &there, &observed.tables);
@@ -235,6 +248,7 @@ impl<K: Datapath> Node<K> {
     pub fn take(&mut self, kernel: Kernel<K>) {
         self.kernel = kernel.datapath;
         self.balancing = kernel.balancing;
+        self.pins = kernel.pins;
         self.services.compare();
     }
 
@@ -313,6 +327,7 @@ struct View<'a> {
     own: &'a str,
     nodes: Option<&'a [ClusterNode]>,
     uplinks: &'a BTreeSet<IfName>,
+    cgroup: Option<&'a Path>,
 }
 
 impl View<'_> {
@@ -334,6 +349,7 @@ impl View<'_> {
             own: self.own,
             uplinks: &uplinks,
         });
+        desired.sockets = self.cgroup.map(Path::to_owned);
         if self.nodes.is_none() {
             desired.remotes.clone_from(&observed.remotes);
         }

@@ -35,6 +35,8 @@ pub struct Options {
     pub grace: Duration,
     /// How often everything is looked at.
     pub survey: Duration,
+    /// The cgroup whose processes are given backends at their sockets; none: nobody is.
+    pub cgroup: Option<PathBuf>,
     /// Further ranges of Services' addresses, beside those of the cluster's folder.
     pub service_cidrs: Vec<IpNet>,
     /// Of the node's addresses those in these have node ports; none: its first ones.
@@ -63,6 +65,7 @@ impl Options {
             namespaces: crate::recover::usual_namespaces(),
             grace: Duration::from_mins(5),
             survey: Duration::from_secs(30),
+            cgroup: None,
             service_cidrs: Vec::new(),
             node_port_addresses: Vec::new(),
             source_ports: PortRange::default(),

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 use watari_abi::{Connection, ConnectionKey, DropKey, Hook, Reason, flags, maps};
-use watari_bpf::{Drops, DropsAt, Map, PerCpuMap, PinDir, ServiceNames, links};
+use watari_bpf::balance::ServiceNames;
+use watari_bpf::{Drops, DropsAt, Map, PerCpuMap, PinDir, links};
 
 use crate::flows::{Filter, Row};
 use crate::names::Names;

@@ -197,7 +197,8 @@ mod tests {
             name: "web".to_owned(),
         };
         let one = serde_json::to_string(&Question::new(Ask::Service { service })).unwrap();
-        let expected = r#"{"schema":1,"ask":"service","service":{"namespace":"shop","name":"web"}}"#;
+        let expected =
+            r#"{"schema":1,"ask":"service","service":{"namespace":"shop","name":"web"}}"#;
         assert_eq!(one, expected);
         let status = serde_json::to_string(&Question::new(Ask::Status)).unwrap();
         assert_eq!(status, r#"{"schema":1,"ask":"status"}"#);

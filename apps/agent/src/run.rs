@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use watari_abi::{ABI_VERSION, Config, config_flags, maps};
-use watari_bpf::{Balancer, Kept, LoadOptions, Loaded, Map, Node as Datapath, PinDir, load, probe};
+use watari_bpf::balance::Balancer;
+use watari_bpf::{LoadOptions, Loaded, Map, Node as Datapath, PinDir, load, probe};
 use watari_netlink::Handle;
 use watari_nft::masquerade::Masquerading;
 
@@ -44,12 +45,14 @@ pub fn open(options: &Options) -> Result<(Kernel<Datapath>, Loaded)> {
     };
     let loaded = load(&loading).context("load the datapath")?;
     configure(options).context("configure the datapath")?;
-    let datapath =
-        Datapath::open(&options.bpf_root, loaded.attachment).context("open the datapath")?;
-    let balancing = Balancer::open(&Pinned::at(&PinDir::current(&options.bpf_root)));
+    let datapath = Datapath::open(&options.bpf_root, loaded.attachment)
+        .context("open the datapath")?
+        .with_cgroup(options.cgroup.clone());
+    let balancing = Balancer::open(&PinDir::current(&options.bpf_root));
     let kernel = Kernel {
         datapath,
         balancing: Box::new(balancing.context("open the tables of Services")?),
+        pins: Some(options.bpf_root.clone()),
     };
     Ok((kernel, loaded))
 }

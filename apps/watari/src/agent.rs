@@ -1,5 +1,6 @@
 //! `watari agent`: the node daemon.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,13 +58,21 @@ pub struct Args {
     /// alone.
     #[arg(long)]
     no_flow_events: bool,
+    /// The cgroup whose processes (with all below it) are given backends of Services at their sockets;
+    /// `none`: nobody is, and packets are translated instead [default: the root of the hierarchy].
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
     /// A range that Services' addresses come from, beside those of the folder's ServiceCIDRs; may be
     /// repeated. Packets to an address in it that no Service has are dropped.
     #[arg(long = "service-cidr", value_name = "CIDR")]
     service_cidrs: Vec<IpNet>,
     /// Of the node's addresses those in this range have node ports; may be repeated [default: the
     /// first InternalIP of each family].
-    #[arg(long = "node-port-addresses", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(
+        long = "node-port-addresses",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     node_port_addresses: Vec<IpNet>,
     /// Ports that sources are translated to where a reply would take another way otherwise. The node
     /// itself uses none of them: they lie outside of net.ipv4.ip_local_port_range.
@@ -141,6 +150,14 @@ impl Args {
                 .ok()
                 .context("the host name is not UTF-8: name the node with --node")?,
         };
+        let cgroup = match self.cgroup {
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) => Some(path),
+            None => {
+                let mounts = fs::read_to_string("/proc/self/mountinfo");
+                watari_bpf::cgroup_root(&mounts.context("read /proc/self/mountinfo")?)
+            }
+        };
         Ok(Options {
             cluster: self.cluster,
             uplinks: self.uplinks,
@@ -151,6 +168,7 @@ impl Args {
             established: self.established,
             transient: self.transient,
             flow_events: !self.no_flow_events,
+            cgroup,
             service_cidrs: self.service_cidrs,
             node_port_addresses: self.node_port_addresses,
             source_ports: self.source_ports,

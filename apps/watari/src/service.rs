@@ -107,14 +107,7 @@ fn list_row(cells: [&str; 6]) -> String {
 }
 
 fn list_head() -> String {
-    list_row([
-        "NAMESPACE",
-        "NAME",
-        "TYPE",
-        "CLUSTER-IP",
-        "PORTS",
-        "READY",
-    ])
+    list_row(["NAMESPACE", "NAME", "TYPE", "CLUSTER-IP", "PORTS", "READY"])
 }
 
 fn list_line(row: &ServiceRow) -> String {
@@ -156,7 +149,10 @@ fn page(detail: &ServiceDetail) -> String {
         let _ = writeln!(text, "affinity: by client address, for {seconds} s");
     }
     if detail.least_connections {
-        let _ = writeln!(text, "of two endpoints that with fewer connections is chosen");
+        let _ = writeln!(
+            text,
+            "of two endpoints that with fewer connections is chosen"
+        );
     }
     if detail.direct_return {
         let _ = writeln!(text, "endpoints answer clients outside by themselves");
@@ -182,7 +178,13 @@ fn part_page(part: &ServicePort) -> String {
         lines.push(frontend_line(frontend));
     }
     let cells = [
-        "  ENDPOINT", "STATE", "WEIGHT", "CONNS", "NODE", "ZONE", "POD",
+        "  ENDPOINT",
+        "STATE",
+        "WEIGHT",
+        "CONNS",
+        "NODE",
+        "ZONE",
+        "POD",
     ];
     lines.push(backend_row(cells));
     for backend in &part.backends {
@@ -285,7 +287,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
-        assert!(text.contains("  10.244.1.2:8080                ready                     1      12 node1"));
+        assert!(text.contains(
+            "  10.244.1.2:8080                ready                     1      12 node1"
+        ));
         assert!(is_well(&detail()));
     }
 

@@ -82,6 +82,8 @@ struct File {
 /// The files of a folder. An object that stands in several is that of the first file by name.
 #[derive(Debug, Default)]
 pub struct Files {
+    /// The folder could be listed once.
+    listed: bool,
     files: BTreeMap<PathBuf, File>,
     owners: BTreeMap<Id, PathBuf>,
     /// Objects with the further files that they stand in.
@@ -95,7 +97,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Looks for files that came, changed or went; true if there were any. A folder that cannot be
+    /// Looks for files that came, changed or went; true if there were any, and the first time. A folder that cannot be
     /// listed is as it was.
     pub fn poll(&mut self, folder: &Path) -> io::Result<bool> {
         let now = list(folder)?;
@@ -106,7 +108,8 @@ impl Files {
             .cloned()
             .collect();
         let mut lost = BTreeSet::new();
-        let mut changed = !gone.is_empty();
+        let mut changed = !gone.is_empty() || !self.listed;
+        self.listed = true;
         let mut broke = BTreeSet::new();
         for path in gone {
             let file = self.files.remove(&path).unwrap_or_default();

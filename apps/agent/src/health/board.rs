@@ -96,11 +96,6 @@ impl Board {
         (state.queued, state.updated) = (None, Some(now));
     }
 
-    /// When everything was last programmed.
-    pub fn last_updated(&self) -> Option<SystemTime> {
-        self.state().updated
-    }
-
     /// Whether this node is to get traffic.
     pub fn set_eligible(&self, eligible: bool) {
         self.state().eligible = eligible;

@@ -12,7 +12,8 @@ use watari_abi::{
     Connection, ConnectionKey, SocketKey, SocketService, Translation, Tuple, flags, maps,
     translation,
 };
-use watari_bpf::{Departed, Map, PinDir};
+use watari_bpf::balance::Departed;
+use watari_bpf::{Map, PinDir};
 use watari_netlink::{NetlinkError, Netns, Sockets, Transport};
 
 use crate::metrics::Ended;
@@ -97,7 +98,10 @@ fn end_sockets(dir: &PinDir, pods: &[PathBuf], who: &Who, ending: &mut Ending) -
             }
             _ => return,
         };
-        wanted.entry(transport).or_default().insert(key.cookie, peer);
+        wanted
+            .entry(transport)
+            .or_default()
+            .insert(key.cookie, peer);
     })?;
     // The node's own, then those of pods, until all are found.
     let mut told = tell(&mut wanted, &mut ending.ended.sockets);
@@ -149,7 +153,7 @@ fn end_connections(tables: &[Table; 2], who: &Who) -> Result<u64> {
             }
         })?;
         for (key, near) in found {
-            for alias in alias_of(key.protocol, &near) {
+            if let Some(alias) = alias_of(key.protocol, &near) {
                 for table in tables {
                     let is_alias = |found: Connection| found.flags & flags::ALIAS != 0;
                     if table.get(&alias)?.is_some_and(is_alias) {

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use watari_abi::maps;
-use watari_bpf::{Applied, Balancing, Departed, NodeConfig, difference_of_services};
+use watari_bpf::balance::{Applied, Balancing, Departed, NodeConfig, difference};
 use watari_model::{ClusterNode, Protocol, ServiceName};
 use watari_services::{Compiler, Known, Options};
 use watari_tables::{BalancerName, ServicesChange};
@@ -193,13 +193,11 @@ impl Keeper {
         }
         let mut synced = Synced::default();
         let changes = if full {
-            let observed = balancing
-                .observe()
-                .context("read the tables of Services")?;
+            let observed = balancing.observe().context("read the tables of Services")?;
             self.pending.clear();
-            synced.repaired.extend(observed.strays);
+            synced.repaired.extend(observed.strays.iter().cloned());
             let tables = self.compiler.tables();
-            difference_of_services(&observed.services, &tables)
+            difference(&observed, &tables)
         } else {
             std::mem::take(&mut self.pending)
         };
@@ -243,13 +241,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn tell(
-        &self,
-        changes: &[ServicesChange],
-        applied: &Applied,
-        full: bool,
-        synced: &mut Synced,
-    ) {
+    fn tell(&self, changes: &[ServicesChange], applied: &Applied, full: bool, synced: &mut Synced) {
         let repair = full && self.stands;
         let into = if repair {
             &mut synced.repaired
@@ -295,12 +287,7 @@ impl Keeper {
     }
 
     /// Of those who left, who is no endpoint any more is told; others drain.
-    fn part(
-        &mut self,
-        applied: &Applied,
-        changes: &[ServicesChange],
-        balancing: &dyn Balancing,
-    ) {
+    fn part(&mut self, applied: &Applied, changes: &[ServicesChange], balancing: &dyn Balancing) {
         if applied.departed.is_empty() {
             return;
         }

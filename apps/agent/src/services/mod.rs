@@ -9,9 +9,7 @@ mod keeper;
 mod ports;
 mod show;
 
-pub use ending::{Ending, Gone, end};
-pub use keeper::{Keeper, Synced};
+pub use ending::{Ending, end};
+pub use keeper::Keeper;
 pub use ports::{PortRange, source_ports};
-pub use show::{
-    SHOWN_AT_ONCE, ServiceBackend, ServiceDetail, ServiceFrontend, ServicePort, ServiceRow, Shown,
-};
+pub use show::{ServiceBackend, ServiceDetail, ServiceFrontend, ServicePort, ServiceRow, Shown};

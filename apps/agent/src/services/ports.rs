@@ -131,7 +131,15 @@ mod tests {
         let range = PortRange::from_str("61000-65535").unwrap();
         assert_eq!(range, PortRange::default());
         assert_eq!(range.to_string(), "61000-65535");
-        for wrong in ["", "61000", "a-b", "65535-61000", "80-9000", "61000-61010", "1-70000"] {
+        for wrong in [
+            "",
+            "61000",
+            "a-b",
+            "65535-61000",
+            "80-9000",
+            "61000-61010",
+            "1-70000",
+        ] {
             assert!(PortRange::from_str(wrong).is_err(), "{wrong}");
         }
     }
@@ -146,7 +154,10 @@ mod tests {
         assert!(note.unwrap().contains("only 62000-65535"));
         let error = of("1024 65535", "").unwrap_err().to_string();
         assert!(error.contains("--source-ports"), "{error}");
-        assert_eq!(of("1024 65535", "61000-65535,8080").unwrap(), (wanted, None));
+        assert_eq!(
+            of("1024 65535", "61000-65535,8080").unwrap(),
+            (wanted, None)
+        );
         let (some, _) = of("1024 65535", "61000-61500,62000-65000").unwrap();
         assert_eq!(some.to_string(), "62000-65000");
         assert!(of("x", "").is_err() && of("1 2", "z").is_err());

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use watari_abi::{Connection, ConnectionKey, flags, maps};
-use watari_bpf::{Balancing, BpfError, DescribedBackend, Map, PinDir};
+use watari_bpf::balance::{Balancing, DescribedBackend};
+use watari_bpf::{BpfError, Map, PinDir};
 use watari_model::{ServiceName, ServiceType};
 use watari_services::{BackendView, Compiler, PartView, Programmed, ServiceView, State};
 use watari_tables::FrontendKind;

@@ -1,18 +1,22 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier};
 use aya::{EbpfError, EbpfLoader};
 use aya_obj::{EbpfSectionKind, Object};
-use watari_abi::{ABI_VERSION, Hook, maps};
+use watari_abi::{ABI_VERSION, SocketHook, maps};
 
 use super::LoadOptions;
+use super::place::{Place, Programs};
 use crate::error::{BpfError, Doing};
 use crate::pins::PinDir;
+use crate::probe;
 use crate::sys::{MapFd, MapInfo, MapKind, Pinned, ProgramFd};
 
 /// `BPF_MAP_TYPE_RINGBUF`.
 const RING: u32 = 27;
+/// What the programs are told of the kernel.
+const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Lines of the verifier's log that an error shows.
 const LOG_LINES: usize = 24;
 
@@ -121,7 +125,7 @@ pub(super) fn load_over(
     image: Image<'_>,
     options: &LoadOptions,
     dir: &PinDir,
-) -> Result<Vec<(Hook, ProgramFd)>, BpfError> {
+) -> Result<Programs, BpfError> {
     let mut loader = EbpfLoader::new();
     for name in maps::ALL {
         loader.map_pin_path(name, dir.map(name));
@@ -129,27 +133,44 @@ pub(super) fn load_over(
             loader.map_max_entries(name, entries);
         }
     }
+    let has_set_retval = u32::from(probe::has_set_retval());
+    loader.override_global(HAS_SET_RETVAL, &has_set_retval, true);
     let mut ebpf = loader
         .load(image.object)
         .map_err(|error| not_loaded(&error, dir.path()))?;
     let mut programs = Vec::new();
-    for hook in Hook::ALL {
-        let name = hook.program();
+    for place in Place::all() {
+        let name = place.program();
         let missing = || BpfError::Object(format!("it has no program {name}"));
         let program = ebpf.program_mut(name).ok_or_else(missing)?;
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|_| BpfError::Object(format!("{name} is no classifier")))?;
-        program.load().map_err(|error| refused(name, error))?;
-        let fd = program.fd().map_err(|error| refused(name, error))?;
-        let own = fd
-            .as_fd()
-            .try_clone_to_owned()
-            .and_then(ProgramFd::from_fd)
-            .doing(|| format!("keep the program {name}"))?;
-        programs.push((*hook, own));
+        programs.push((place, load_program(place, program)?));
     }
     Ok(programs)
+}
+
+fn load_program(place: Place, program: &mut Program) -> Result<ProgramFd, BpfError> {
+    let name = place.program();
+    let other = |_| BpfError::Object(format!("{name} is a program of another kind"));
+    let loaded = match place {
+        Place::Link(_) => {
+            let program: &mut SchedClassifier = program.try_into().map_err(other)?;
+            program.load()
+        }
+        Place::Socket(SocketHook::Release) => {
+            let program: &mut CgroupSock = program.try_into().map_err(other)?;
+            program.load()
+        }
+        Place::Socket(_) => {
+            let program: &mut CgroupSockAddr = program.try_into().map_err(other)?;
+            program.load()
+        }
+    };
+    loaded.map_err(|error| refused(name, error))?;
+    let fd = program.fd().map_err(|error| refused(name, error))?;
+    fd.as_fd()
+        .try_clone_to_owned()
+        .and_then(ProgramFd::from_fd)
+        .doing(|| format!("keep the program {name}"))
 }
 
 fn not_loaded(error: &EbpfError, dir: &Path) -> BpfError {
