@@ -127,7 +127,7 @@ impl Planner<'_> {
         }
         let now = old.map_or([0; 3], |record| record.roles);
         let edits = |at: usize, set: u32| edit(self.shadow.slots(set), &wanted[at]);
-        let assigned = assign(&classes, now, |at, set| !edits(at, set).changed);
+        let assigned = assign(&classes, now, edits);
         let mut prepared = Prepared {
             number,
             roles: [0; 3],
