@@ -28,7 +28,9 @@ pub struct Entrance(File);
 impl Cgroup {
     /// Makes it.
     pub fn new() -> Result<Self> {
-        let mount = mount()?;
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let mount = watari_bpf::cgroup_root(&mounts);
+        let mount = mount.context("no cgroups of version 2 are mounted")?;
         let before = std::fs::read_to_string("/proc/self/cgroup")?;
         let before = before.lines().find_map(|line| line.strip_prefix("0::/"));
         let before = before.context("this process is in no cgroup of version 2")?;
@@ -89,15 +91,6 @@ impl Drop for Cgroup {
             eprintln!("{error:#}");
         }
     }
-}
-
-/// Where the file system of cgroups of version 2 is mounted.
-fn mount() -> Result<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
-    let mut mounts = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = mounts.find(|fields| fields.get(2) == Some(&"cgroup2"));
-    let path = found.and_then(|fields| fields.get(1).map(PathBuf::from));
-    path.context("no cgroups of version 2 are mounted")
 }
 
 fn make(dir: &Path) -> Result<()> {

@@ -71,7 +71,7 @@ impl Ours {
         tables.switch_on(bed.nodes[0].addresses())?;
         let family = if v6 { "v6" } else { "v4" };
         let cgroup = cgroup.child(&format!("{services}-{family}"))?;
-        sockets::attach(datapaths.root(0), cgroup.path())?;
+        sockets::attach(&bed, datapaths.root(0), cgroup.path())?;
         let client = bed.pod(0, 0);
         Ok(Self {
             served: Client::new(client, Some(&cgroup))?,
