@@ -188,7 +188,8 @@ impl Node {
             .as_ref()
             .context("a node without a datapath")?;
         let tables = self.netns.enter(|| {
-            let mut node = watari_bpf::Node::open(&datapath_root(fs), watari_bpf::Attachment::Clsact)?;
+            let mut node =
+                watari_bpf::Node::open(&datapath_root(fs), watari_bpf::Attachment::Clsact)?;
             node.observe().map(|observed| observed.tables)
         })?;
         let (pods, hooks) = (tables.endpoints.len(), tables.hooks.len());

@@ -114,7 +114,7 @@ fn write(folder: &Path, world: &World) -> Result<()> {
 fn objects(world: &World, service: u32) -> Vec<Value> {
     let (name, at) = (World::name(service), world.frontend(service));
     let endpoints = world.endpoints_of(service);
-    let target = endpoints.first().map_or(PORT, |at| at.port());
+    let target = endpoints.first().map_or(PORT, std::net::SocketAddr::port);
     let endpoint = |(number, at): (usize, &std::net::SocketAddr)| {
         json!({"addresses": [at.ip()], "nodeName": format!("node{}", number + 2),
             "conditions": {"ready": true, "serving": true, "terminating": false},

@@ -17,7 +17,7 @@ use crate::row::Row;
 /// What 99 of 100 changes may take, in ms.
 const LIMIT: f64 = 5.0;
 /// How long kube-proxy's may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Every so many Services one is a load balancer, where tables of Maglev change.
 const LOAD_BALANCERS: u32 = 100;
 /// From one Service to the next that changes: odd, so that it goes all over the tables.
@@ -30,7 +30,7 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
         load_balancers: LOAD_BALANCERS.min(services / 10),
         ..World::new(services, endpoints, None)
     };
-    let bed_of_ours = bed()?;
+    let bed_of_ours = bed(1)?;
     let datapaths = Datapaths::load(&bed_of_ours, Loading::from(Attachment::Tcx))?;
     let mut tables = Tables::open(datapaths.root(0))?;
     tables.take(&Snapshot::of(&world))?;
@@ -51,7 +51,7 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
     drop((tables, datapaths, bed_of_ours));
     let plain = World::new(services, endpoints, None);
     for mode in Mode::ALL {
-        let bed = bed()?;
+        let bed = bed(1)?;
         let node = &bed.nodes[0].netns;
         let text = mode.all(&plain, Form::for_packets(&plain));
         if mode.apply(node, &text, LOADING)?.is_some() {

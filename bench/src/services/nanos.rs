@@ -3,13 +3,13 @@
 //! A program translates its packet, and would find another one in a second run; so each call is one
 //! run. The straight packet beside it is measured likewise.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
 use watari_abi::Hook;
 use watari_bpf::{Attachment, PinDir};
-use watari_testbed::{Bed, Datapaths, Loading};
+use watari_testbed::{Bed, Datapaths, Loading, UPLINK};
 
 use super::cgroup::Cgroup;
 use super::roads::{Ours, bed, server};
@@ -25,6 +25,8 @@ const ACK: u8 = 16;
 const REDIRECTED: u32 = 7;
 /// The client's port of the connections that are established.
 const ESTABLISHED: u16 = 9_999;
+/// Who sends by the uplink.
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// The first of those that are new.
 const NEW: u16 = 10_000;
 
@@ -36,7 +38,8 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
         rows.extend(connects(sizes, v6, &cgroup)?);
     }
     for v6 in [false, true] {
-        rows.extend(Bench::new(sizes, v6)?.rows(sizes.packets)?);
+        rows.extend(Bench::new(sizes, v6, 1)?.of_pods(sizes.packets)?);
+        rows.extend(Bench::new(sizes, v6, ENDPOINTS)?.of_uplink(sizes.packets)?);
     }
     Ok(rows)
 }
@@ -68,48 +71,74 @@ fn connects(sizes: Sizes, v6: bool, cgroup: &Cgroup) -> Result<[Row; 2]> {
     Ok([row("clusterip", &served), row("straight", &missed)])
 }
 
-/// A node, its datapath and one Service that is looked at.
+/// One run that has to deliver its packet; its time in ns.
+fn run(at: &At<'_>, ends: [SocketAddr; 2], flags: u8) -> Result<f64> {
+    let (verdict, time) = at.run(ends, flags, 1)?;
+    let [source, target] = ends;
+    ensure!(
+        verdict == REDIRECTED,
+        "from {source} to {target}: verdict {verdict}"
+    );
+    Ok(time)
+}
+
+/// Two nodes; on one of them Services, one of which is looked at.
 struct Bench {
     // Ended in this order.
-    program: SchedClassifier,
+    from_pod: SchedClassifier,
+    from_uplink: SchedClassifier,
     _datapaths: Datapaths,
     bed: Bed,
-    /// Where it is reached.
-    frontend: SocketAddr,
-    /// Its only endpoint.
-    backend: SocketAddr,
+    world: World,
     v6: bool,
 }
 
 impl Bench {
-    fn new(sizes: Sizes, v6: bool) -> Result<Self> {
-        let bed = bed()?;
-        let world = World::new(sizes.services.1, 1, Some(server(&bed, v6)));
+    fn new(sizes: Sizes, v6: bool, endpoints: u32) -> Result<Self> {
+        let bed = bed(2)?;
+        let world = World {
+            load_balancers: 1,
+            ..World::new(sizes.services.1, endpoints, Some(server(&bed, v6)))
+        };
         let datapaths = Datapaths::load(&bed, Loading::from(Attachment::Tcx))?;
         let mut tables = Tables::open(datapaths.root(0))?;
         tables.take(&Snapshot::of(&world))?;
         tables.apply()?;
         tables.switch_on(bed.nodes[0].addresses())?;
         let dir = PinDir::current(datapaths.root(0));
-        let program = SchedClassifier::from_pin(dir.program(Hook::FromPod));
+        let program = |hook| {
+            let opened = SchedClassifier::from_pin(dir.program(hook));
+            opened.context("cannot open a pinned program")
+        };
         Ok(Self {
-            program: program.context("cannot open a pinned program")?,
+            from_pod: program(Hook::FromPod)?,
+            from_uplink: program(Hook::FromUplink)?,
             _datapaths: datapaths,
             bed,
-            frontend: world.used()[0],
-            backend: world.backends()[0],
+            world,
             v6,
         })
     }
 
     /// Where packets of the pod with this index enter.
-    fn at(&self, pod: usize) -> At<'_> {
+    fn at_pod(&self, pod: usize) -> At<'_> {
         let pod = self.bed.pod(0, pod);
         At {
-            program: &self.program,
+            program: &self.from_pod,
             ifindex: pod.host_index,
             macs: [pod.tables.host.mac.0, pod.tables.pod.mac.0],
         }
+    }
+
+    /// Where those from outside do.
+    fn at_uplink(&self) -> Result<At<'_>> {
+        let uplink = self.bed.nodes[0].link(UPLINK)?;
+        let mac = uplink.mac.context("an uplink has no MAC")?;
+        Ok(At {
+            program: &self.from_uplink,
+            ifindex: uplink.index,
+            macs: [mac.0, SENDER],
+        })
     }
 
     fn client(&self, port: u16) -> SocketAddr {
@@ -117,28 +146,46 @@ impl Bench {
         SocketAddr::new(address, port)
     }
 
-    /// One run that has to deliver its packet; its time in ns.
-    fn run(&self, pod: usize, ends: [SocketAddr; 2], flags: u8) -> Result<f64> {
-        let (verdict, time) = self.at(pod).run(ends, flags, 1)?;
-        ensure!(
-            verdict == REDIRECTED,
-            "from {} to {}: verdict {verdict}",
-            ends[0],
-            ends[1]
-        );
-        Ok(time)
+    /// Of packets from a pod; the Service has one endpoint, so that it is known who answers.
+    fn of_pods(&self, count: usize) -> Result<Vec<Row>> {
+        self.bed.nodes[0].netns.enter(|| self.pods(count))
     }
 
-    fn rows(&self, count: usize) -> Result<Vec<Row>> {
-        self.bed.nodes[0].netns.enter(|| self.measured(count))
+    /// Of packets from outside to a load balancer's address, where Maglev chooses.
+    fn of_uplink(&self, count: usize) -> Result<[Row; 2]> {
+        let (forth, new) = self.bed.nodes[0].netns.enter(|| self.uplink(count))?;
+        let row = |what: &str, samples: &[f64]| {
+            let case = format!("ns/from_uplink/{what}/{}", family(self.v6));
+            Row::value(case, "ns", samples)
+        };
+        Ok([row("service", &forth), row("service-new", &new)])
     }
 
-    fn measured(&self, count: usize) -> Result<Vec<Row>> {
+    /// Further packets of a connection, and first ones of others; in ns.
+    fn uplink(&self, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let at = self.at_uplink()?;
+        let frontend = self.world.used_ingress();
+        let client: IpAddr = if self.v6 {
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).into()
+        } else {
+            Ipv4Addr::new(192, 0, 2, 9).into()
+        };
+        let run = |port, flags| run(&at, [SocketAddr::new(client, port), frontend], flags);
+        run(ESTABLISHED, SYN)?;
+        let (mut forth, mut new) = (vec![], vec![]);
+        for number in 0..u16::try_from(count)? {
+            forth.push(run(ESTABLISHED, ACK)?);
+            new.push(run(NEW + number, SYN)?);
+        }
+        Ok((forth, new))
+    }
+
+    fn pods(&self, count: usize) -> Result<Vec<Row>> {
         const STRAIGHT: &str = "straight to the backend, one run a call";
         let samples = |target: SocketAddr, port| self.samples(target, port, count);
         // Ports of their own: each is a connection of its own at the backend.
-        let through = samples(self.frontend, 0)?;
-        let straight = samples(self.backend, u16::try_from(count)? + 1)?;
+        let through = samples(self.world.used()[0], 0)?;
+        let straight = samples(self.world.backends()[0], u16::try_from(count)? + 1)?;
         let row = |(what, (ours, theirs)): (&str, (&Vec<f64>, &Vec<f64>))| {
             let case = format!("ns/from_pod/{what}/{}", family(self.v6));
             Row::less(case, "ns", STRAIGHT, &pairs(ours, theirs), None)
@@ -151,16 +198,17 @@ impl Bench {
     /// Packets of an established connection, answers of it, and first packets of others; in ns.
     fn samples(&self, target: SocketAddr, offset: u16, count: usize) -> Result<[Vec<f64>; 3]> {
         let client = self.client(ESTABLISHED - offset);
-        let (there, back) = ([client, target], [self.backend, client]);
-        self.run(0, there, SYN)?;
-        self.run(1, back, SYN | ACK)?;
-        self.run(0, there, ACK)?;
+        let (there, back) = ([client, target], [self.world.backends()[0], client]);
+        let (of_client, of_server) = (self.at_pod(0), self.at_pod(1));
+        run(&of_client, there, SYN)?;
+        run(&of_server, back, SYN | ACK)?;
+        run(&of_client, there, ACK)?;
         let (mut forth, mut replies, mut new) = (vec![], vec![], vec![]);
         for number in 0..u16::try_from(count)? {
-            forth.push(self.run(0, there, ACK)?);
-            replies.push(self.run(1, back, ACK)?);
+            forth.push(run(&of_client, there, ACK)?);
+            replies.push(run(&of_server, back, ACK)?);
             let port = NEW + offset + number;
-            new.push(self.run(0, [self.client(port), target], SYN)?);
+            new.push(run(&of_client, [self.client(port), target], SYN)?);
         }
         Ok([forth, replies, new])
     }

@@ -126,8 +126,9 @@ impl Mode {
                 let chain = nft_service(service);
                 say(&mut text, &format!("add chain {TABLE} {chain}"));
                 say(&mut text, &format!("flush chain {TABLE} {chain}"));
-                new.into_iter()
-                    .for_each(|at| nft_endpoint(&mut text, service, at));
+                for at in new {
+                    nft_endpoint(&mut text, service, at);
+                }
                 nft_service_rules(&mut text, world, service, to);
                 for at in gone {
                     let chain = nft_endpoint_name(service, at);
@@ -144,8 +145,9 @@ impl Mode {
                 (0..world.services).for_each(|at| ipt_jump(&mut text, world, at));
                 say(&mut text, NODE_PORTS);
                 ipt_service_rules(&mut text, world, service, to);
-                to.iter()
-                    .for_each(|at| ipt_endpoint(&mut text, service, at));
+                for at in to {
+                    ipt_endpoint(&mut text, service, at);
+                }
                 for at in gone {
                     say(&mut text, &format!("-X {}", ipt_endpoint_name(service, at)));
                 }
@@ -294,9 +296,9 @@ fn nftables(world: &World, form: Form) -> String {
         let (at, chain) = (world.frontend(service), nft_service(service));
         let endpoints = world.endpoints_of(service);
         say(&mut text, &format!("add chain {TABLE} {chain}"));
-        endpoints
-            .iter()
-            .for_each(|at| nft_endpoint(&mut text, service, at));
+        for at in &endpoints {
+            nft_endpoint(&mut text, service, at);
+        }
         if form == Form::Whole || world.is_used(service) {
             nft_service_rules(&mut text, world, service, &endpoints);
         } else {
@@ -372,9 +374,9 @@ fn iptables(world: &World) -> String {
     for service in 0..world.services {
         let endpoints = world.endpoints_of(service);
         ipt_service_rules(&mut text, world, service, &endpoints);
-        endpoints
-            .iter()
-            .for_each(|at| ipt_endpoint(&mut text, service, at));
+        for at in &endpoints {
+            ipt_endpoint(&mut text, service, at);
+        }
     }
     say(&mut text, "COMMIT");
     text
@@ -421,9 +423,12 @@ fn ipt_service_rules(text: &mut String, world: &World, service: u32, endpoints: 
         let mut rule = format!("-A {chain} ");
         if left > 1 {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52 endpoints")]
-            let part = 1.0 / left as f64;
+            let share = 1.0 / left as f64;
             // Writing to a string cannot fail.
-            let _ = write!(rule, "-m statistic --mode random --probability {part:.10} ");
+            let _ = write!(
+                rule,
+                "-m statistic --mode random --probability {share:.10} "
+            );
         }
         left -= 1;
         say(

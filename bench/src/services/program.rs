@@ -24,7 +24,7 @@ pub fn rows(sizes: Sizes) -> Result<Vec<Row>> {
     let case = |what: &str| format!("program/{services}{what}");
     let (mut all, mut compiling, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        let bed = bed()?;
+        let bed = bed(1)?;
         let datapaths = Datapaths::load(&bed, Loading::from(Attachment::Tcx))?;
         let snapshot = Snapshot::of(&world);
         let mut tables = Tables::open(datapaths.root(0))?;
@@ -83,7 +83,7 @@ const OF_SERVICES: &[&str] = &[
 fn theirs(world: &World, ours: &[f64], sizes: Sizes) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for mode in Mode::ALL {
-        let bed = bed()?;
+        let bed = bed(1)?;
         let node = &bed.nodes[0].netns;
         let case = format!("program/{}", world.services);
         let Some(took) = mode.apply(node, &mode.all(world, Form::Whole), LOADING)? else {

@@ -161,7 +161,11 @@ fn sizes_rows(sizes: Sizes, cgroup: &Cgroup) -> Result<Vec<Row>> {
         for count in counts {
             let case = format!("{}/crr/{count}", mode.name());
             match Theirs::new(mode, *count, ENDPOINTS)? {
-                Some(loaded) => theirs.push((mode, *count, loaded)),
+                Some(loaded) => {
+                    let case = format!("load/{}/{count}", mode.name());
+                    rows.push(Row::plain(case, &[loaded.took.wall]));
+                    theirs.push((mode, *count, loaded));
+                }
                 None => rows.push(left_out(&case)),
             }
         }

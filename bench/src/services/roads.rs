@@ -19,10 +19,10 @@ const MTU: u32 = 1500;
 /// How long kube-proxy's rules may take to be loaded. Whatever takes longer is left out, and said.
 pub const LOADING: Duration = Duration::from_secs(90);
 
-/// One node with two pods: a client and a server.
-pub fn bed() -> Result<Bed> {
+/// So many nodes with two pods each: on the first one a client and a server.
+pub fn bed(nodes: u8) -> Result<Bed> {
     let bed = Bed::new(Layout {
-        nodes: 1,
+        nodes,
         pods: 2,
         mtu: MTU,
         between: Between::Wire,
@@ -61,7 +61,7 @@ pub struct Ours {
 impl Ours {
     /// With so many Services.
     pub fn new(services: u32, endpoints: u32, v6: bool, cgroup: &Cgroup) -> Result<Self> {
-        let bed = bed()?;
+        let bed = bed(1)?;
         let world = World::new(services, endpoints, Some(server(&bed, v6)));
         let datapaths = Datapaths::load(&bed, Loading::from(Attachment::Tcx))?;
         let mut tables = Tables::open(datapaths.root(0))?;
@@ -100,7 +100,7 @@ pub struct Theirs {
 impl Theirs {
     /// With so many Services; nothing when they take too long to be loaded.
     pub fn new(mode: Mode, services: u32, endpoints: u32) -> Result<Option<Self>> {
-        let bed = bed()?;
+        let bed = bed(1)?;
         let world = World::new(services, endpoints, Some(server(&bed, false)));
         let node = &bed.nodes[0].netns;
         let form = Form::for_packets(&world);

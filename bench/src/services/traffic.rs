@@ -47,7 +47,9 @@ impl Client {
             // Whoever started this waits for it.
             let _ = sender.send(entered);
             if works {
-                waiting.into_iter().for_each(|job| job());
+                for job in waiting {
+                    job();
+                }
             }
         });
         ready.recv().context("a client did not start")??;

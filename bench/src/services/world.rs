@@ -106,6 +106,15 @@ impl World {
             .collect()
     }
 
+    /// Where the first of them is reached from outside.
+    pub fn used_ingress(&self) -> SocketAddr {
+        SocketAddr::new(self.ingress(self.place(0)), PORT)
+    }
+
+    fn ingress(&self, service: u32) -> IpAddr {
+        self.address(2, service + 1)
+    }
+
     /// Whom their clients reach.
     pub fn backends(&self) -> Vec<SocketAddr> {
         let places = (0..self.uses()).map(|number| self.place(number));
@@ -174,7 +183,7 @@ impl World {
             external_ips: [].into(),
             ingress: outside
                 .then(|| Ingress {
-                    address: self.address(2, service + 1),
+                    address: self.ingress(service),
                     proxy: false,
                 })
                 .into_iter()
