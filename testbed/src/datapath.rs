@@ -1,6 +1,6 @@
 //! The datapath on the nodes of a bed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -53,7 +53,7 @@ impl Datapaths {
             fs: BpfFs::mount()?,
         };
         for node in &bed.nodes {
-            let root = all.fs.0.path().join(format!("node{}", node.number));
+            let root = all.fs.path().join(format!("node{}", node.number));
             let options = LoadOptions {
                 attachment: Some(loading.attachment),
                 established: loading.established,
@@ -155,11 +155,12 @@ fn desired(bed: &Bed, node: &Node) -> Result<Tables> {
     Ok(tables)
 }
 
-/// A bpffs in a temporary directory.
-struct BpfFs(TempDir);
+/// A bpffs in a temporary directory. Gone with this value.
+pub struct BpfFs(TempDir);
 
 impl BpfFs {
-    fn mount() -> Result<Self> {
+    /// Mounts it.
+    pub fn mount() -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix(&format!("watari-testbed-{}-", std::process::id()))
             .tempdir()?;
@@ -167,6 +168,11 @@ impl BpfFs {
         mount(kind, dir.path(), kind, MsFlags::empty(), data)
             .context("cannot mount a bpffs (needs root)")?;
         Ok(Self(dir))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 

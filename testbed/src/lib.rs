@@ -10,5 +10,5 @@ mod traffic;
 
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
 pub use cpu::{busy, pin};
-pub use datapath::{Datapaths, Loading};
+pub use datapath::{BpfFs, Datapaths, Loading};
 pub use traffic::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};
