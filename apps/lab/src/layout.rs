@@ -131,6 +131,8 @@ impl Node {
             addresses: self.primaries(),
             pod_cidrs: self.pod_cidrs.clone(),
             owned: self.owned(),
+            zone: None,
+            deleting: false,
         }
     }
 }

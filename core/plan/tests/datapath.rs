@@ -36,6 +36,8 @@ fn node(name: &str, addresses: &[&str], cidrs: &[&str], owned: &[(&str, &str)]) 
             .iter()
             .map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()))
             .collect(),
+        zone: None,
+        deleting: false,
     }
 }
 
