@@ -1,12 +1,12 @@
 //! The datapath on the nodes of a bed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use watari_abi::{Counter, Reason, Tally};
-use watari_bpf::{Attachment, Datapath, LoadOptions, load};
+use watari_bpf::{Attachment, Datapath, LoadOptions, PinDir, load};
 use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
@@ -24,6 +24,17 @@ pub struct Loading {
     pub established: Option<u32>,
     /// Entries of the table of other connections.
     pub transient: Option<u32>,
+}
+
+impl Loading {
+    fn at(&self, root: &Path) -> LoadOptions {
+        LoadOptions {
+            attachment: Some(self.attachment),
+            established: self.established,
+            transient: self.transient,
+            ..LoadOptions::at(root)
+        }
+    }
 }
 
 impl From<Attachment> for Loading {
@@ -54,12 +65,7 @@ impl Datapaths {
         };
         for node in &bed.nodes {
             let root = all.fs.0.path().join(format!("node{}", node.number));
-            let options = LoadOptions {
-                attachment: Some(loading.attachment),
-                established: loading.established,
-                transient: loading.transient,
-                ..LoadOptions::at(&root)
-            };
+            let options = loading.at(&root);
             let desired = desired(bed, node)?;
             let opened = node.netns.enter(|| -> Result<_> {
                 load(&options).context("cannot load the datapath")?;
@@ -77,6 +83,34 @@ impl Datapaths {
             all.roots.push(root);
         }
         Ok(all)
+    }
+
+    /// Attaches everything by this kind, whatever was before.
+    pub fn reattach(&mut self, bed: &Bed, attachment: Attachment) -> Result<()> {
+        for (number, node) in bed.nodes.iter().enumerate() {
+            let root = &self.roots[number];
+            self.nodes[number] = node.netns.enter(|| -> Result<_> {
+                let mut node = watari_bpf::Node::open(root, attachment)?;
+                node.promote(ALL)?;
+                ensure!(node.observe()?.to_promote == 0, "something is attached otherwise");
+                Ok(node)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Loads a node's programs anew, over the tables that are there, as another build's agent does.
+    pub fn reload(&mut self, bed: &Bed, node: usize, loading: Loading) -> Result<()> {
+        let root = &self.roots[node];
+        // Without it nobody knows that they are the same.
+        let stamp = PinDir::current(root).path().join("build");
+        std::fs::remove_file(&stamp).with_context(|| format!("no {}", stamp.display()))?;
+        self.nodes[node] = bed.nodes[node].netns.enter(|| -> Result<_> {
+            let loaded = load(&loading.at(root)).context("cannot load the datapath again")?;
+            ensure!(loaded.swapped > 0, "no program was replaced");
+            Ok(watari_bpf::Node::open(root, loading.attachment)?)
+        })?;
+        Ok(())
     }
 
     /// Where a node's datapath is pinned.

@@ -2,13 +2,21 @@
 //! scenarios of the datapath have in common. For tests and measurements only.
 
 mod bed;
+mod cgroup;
+mod cluster;
 mod cpu;
 mod datapath;
 pub mod echo;
+mod outside;
 pub mod raw;
+pub mod said;
 mod traffic;
+pub mod witness;
 
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
+pub use cgroup::Cgroup;
+pub use cluster::{Cluster, PORTS, SOURCE_PORTS, WAYS, Way, Who, netns_cookie, now};
 pub use cpu::{busy, pin};
 pub use datapath::{Datapaths, Loading};
+pub use outside::Outside;
 pub use traffic::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};
