@@ -64,6 +64,8 @@ counters! {
     Balanced = 14, "balanced";
     /// Those whose source was translated too.
     SourceTranslated = 15, "source-translated";
+    /// Sockets that were given a Service's backend before there was a packet.
+    BalancedAtSocket = 16, "balanced-at-socket";
 }
 
 impl Counter {

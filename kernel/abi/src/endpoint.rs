@@ -78,6 +78,8 @@ pub mod config_flags {
     pub const QUIET: u32 = 1;
     /// There are Services; without it no packet is looked up among them.
     pub const SERVICES: u32 = 2;
+    /// Some Service has a range of ports; without it no socket looks for one.
+    pub const PORT_RANGES: u32 = 4;
 }
 
 /// What holds for the whole node; the only entry of its map.

@@ -18,6 +18,7 @@ mod endpoint;
 mod event;
 pub mod maps;
 mod service;
+mod socket;
 
 pub use address::Address;
 pub use connection::{
@@ -32,6 +33,7 @@ pub use service::{
     Affinity, AffinityKey, Backend, Client, Frontend, FrontendKey, PortRangeKey, ServiceName, Set,
     SocketKey, SocketService, SourceRangeKey, backend_flags, frontend_flags,
 };
+pub use socket::{SocketHook, Talk, Talks, socket_flags};
 
 /// The version of everything in this crate. A change of layout, meaning or set of maps raises it.
 pub const ABI_VERSION: u32 = if cfg!(feature = "other-abi") {

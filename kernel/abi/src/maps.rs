@@ -116,6 +116,10 @@ pub const SOCKETS: &str = "sockets";
 /// Entries of [`SOCKETS`].
 pub const SOCKETS_MAX: u32 = 131_072;
 
+/// A socket → [`Talks`](crate::Talks): kept with the socket (`BPF_MAP_TYPE_SK_STORAGE`), and read by
+/// the programs alone.
+pub const TALKS: &str = "talks";
+
 /// `u64` cookie of a network namespace → [`Client`](crate::Client): hash.
 pub const CLIENTS: &str = "clients";
 /// Entries of [`CLIENTS`].
@@ -150,6 +154,7 @@ pub const ALL: &[&str] = &[
     AFFINITIES,
     SOURCE_RANGES,
     SOCKETS,
+    TALKS,
     CLIENTS,
     SERVICE_NAMES,
     FLOW_EVENTS,

@@ -162,11 +162,14 @@ plain! {
 }
 
 plain! {
-    /// A socket that was given another destination than it asked for, with that destination.
+    /// A socket that was given another destination than it asked for.
+    ///
+    /// A stream socket has one peer, and one entry: address and port are zeros. A datagram socket
+    /// may have many, and an entry for each.
     SocketKey {
         /// The kernel's cookie of the socket.
         cookie: u64,
-        /// The backend's address.
+        /// The backend's address, of a datagram socket.
         address: Address,
         /// Its port, network order.
         port: u16,
@@ -184,8 +187,8 @@ plain! {
         address: Address,
         /// Its port, network order.
         port: u16,
-        /// Zero.
-        pad: u16,
+        /// [`socket_flags`](crate::socket_flags).
+        flags: u16,
         /// The Service's port: a key of [`maps::SERVICE_NAMES`](crate::maps).
         service: u32,
         /// The backend's number.

@@ -4,6 +4,7 @@
 //! with [`Desk::run`], which says what became of it and by which steps.
 
 mod services;
+mod socket;
 mod tables;
 
 use std::boxed::Box;
@@ -19,6 +20,7 @@ use watari_wire::{Frame, Refused, Sum};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub use services::Services;
+pub use socket::Socket;
 pub use tables::{Kept, Lru, Prefixes, Shared, Tallies, Value};
 
 use crate::{Dropped, Env, Packet, Route, RouteQuery, Step, Table, Verdict};

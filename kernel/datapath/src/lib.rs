@@ -21,6 +21,7 @@ mod packet;
 mod quote;
 mod send;
 pub mod service;
+pub mod socket;
 pub mod state;
 mod step;
 mod track;

@@ -13,6 +13,8 @@
 
 mod maps;
 mod packet;
+mod services;
+mod socket;
 mod tables;
 mod tc;
 

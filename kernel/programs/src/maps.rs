@@ -1,12 +1,12 @@
 //! The maps, by the names and sizes of `watari_abi::maps`.
 
-use aya_ebpf::btf_maps::LpmTrie;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{LpmTrie, SkStorage};
 use aya_ebpf::macros::btf_map;
 use watari_abi::{
     Address, Affinity, AffinityKey, Backend, Client, Config, Connection, ConnectionKey, Counter,
     DropKey, Endpoint, FlowEvent, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, Reason,
-    Remote, ServiceName, Set, SocketKey, SocketService, StackPort, Tally, maps,
+    Remote, ServiceName, Set, SocketKey, SocketService, StackPort, Talks, Tally, maps,
 };
 use watari_datapath::Packet;
 
@@ -102,6 +102,9 @@ pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32, { maps::SOURCE_RANGES_MAX as us
 #[btf_map(name = "sockets")]
 pub static SOCKETS: LruHashMap<SocketKey, SocketService, { maps::SOCKETS_MAX as usize }> =
     LruHashMap::new();
+
+#[btf_map(name = "talks")]
+pub static TALKS: SkStorage<Talks> = SkStorage::new();
 
 #[btf_map(name = "clients")]
 pub static CLIENTS: HashMap<u64, Client, { maps::CLIENTS_MAX as usize }, NO_PREALLOC> =

@@ -3,7 +3,7 @@ use std::vec::Vec;
 
 use watari_abi::{
     Address, Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortRangeKey, PrefixKey, Set,
-    SourceRangeKey, maps,
+    SocketKey, SocketService, SourceRangeKey, maps,
 };
 
 use super::Lru;
@@ -30,6 +30,8 @@ pub struct Services {
     pub affinities: Lru<AffinityKey, Affinity>,
     /// Who may come from outside.
     pub source_ranges: Vec<SourceRangeKey>,
+    /// Sockets that were given a backend.
+    pub sockets: Lru<SocketKey, SocketService>,
     /// What the next random numbers grow from.
     pub seed: u64,
 }
@@ -46,6 +48,7 @@ impl Default for Services {
             backend_loads: BTreeMap::new(),
             affinities: Lru::evicting(maps::AFFINITIES_MAX as usize),
             source_ranges: Vec::new(),
+            sockets: Lru::evicting(maps::SOCKETS_MAX as usize),
             seed: 1,
         }
     }
@@ -143,6 +146,10 @@ impl ServiceTables for Services {
             range.service == service
                 && agree(&range.address, address, range.length.saturating_sub(32))
         })
+    }
+
+    fn socket(&self, key: &SocketKey) -> Option<SocketService> {
+        self.sockets.get(key)
     }
 
     // xorshift64*: the same numbers in every run.

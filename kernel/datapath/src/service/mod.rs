@@ -6,5 +6,6 @@ mod find;
 mod tables;
 
 pub use choose::{Choice, Wish, choose, member};
+pub(crate) use find::find_range;
 pub use find::{Found, find, find_exact};
 pub use tables::ServiceTables;

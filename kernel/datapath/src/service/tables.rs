@@ -1,5 +1,6 @@
 use watari_abi::{
-    Address, Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortRangeKey, Set,
+    Address, Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortRangeKey, Set, SocketKey,
+    SocketService,
 };
 
 /// The tables of Services, wherever they are kept. All is read by value: others may change an entry
@@ -30,6 +31,8 @@ pub trait ServiceTables {
     /// Whether an entry of [`maps::SOURCE_RANGES`](watari_abi::maps) of that Service's port has the
     /// address.
     fn is_allowed_source(&self, service: u32, address: &Address) -> bool;
+    /// An entry of [`maps::SOCKETS`](watari_abi::maps).
+    fn socket(&self, key: &SocketKey) -> Option<SocketService>;
     /// A number that nobody can foretell.
     fn random(&mut self) -> u32;
 }
