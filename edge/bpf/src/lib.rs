@@ -5,6 +5,8 @@
 //! upgrades, compares and removes them.
 
 mod attach;
+/// The tables of Services.
+pub mod balance;
 #[cfg(feature = "load")]
 mod datapath;
 mod error;

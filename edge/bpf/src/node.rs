@@ -3,7 +3,6 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
-use ipnet::IpNet;
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
     Link, PrefixKey, Reason, Remote, Tally, maps,
@@ -13,6 +12,7 @@ use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};
 use zerocopy::FromBytes;
 
 use crate::attach::{Attachment, Found, Hooks};
+use crate::balance::{prefix_key, range_of};
 use crate::datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, OLDER, Observed, Stray, Swept, TWICE,
     abi_hook, difference, table_hook,
@@ -23,9 +23,6 @@ use crate::map::{Map, PerCpuMap};
 use crate::pins::PinDir;
 use crate::sweep::Sweep;
 use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
-
-/// Bits of a v4-mapped address before the IPv4 part.
-const MAPPED_BITS: u8 = 96;
 
 /// The datapath of this node, in the kernel. Of the network and mount namespace of the thread
 /// that opened it; used on threads of the same.
@@ -343,29 +340,6 @@ pub struct NodeTables<'a> {
     pub transient: &'a Map<ConnectionKey, Connection>,
 }
 
-/// A range as the longest-prefix table has it.
-fn prefix_key(range: IpNet) -> PrefixKey {
-    let length = match range {
-        IpNet::V4(v4) => MAPPED_BITS + v4.prefix_len(),
-        IpNet::V6(v6) => v6.prefix_len(),
-    };
-    PrefixKey {
-        length: u32::from(length),
-        address: Address::from(range.network()),
-    }
-}
-
-/// The range that a key stands for, if it is one.
-fn range_of(key: &PrefixKey) -> Option<IpNet> {
-    let length = u8::try_from(key.length).ok()?;
-    let address = IpAddr::from(key.address);
-    let length = match address {
-        IpAddr::V4(_) => length.checked_sub(MAPPED_BITS)?,
-        IpAddr::V6(_) => length,
-    };
-    IpNet::new(address, length).ok()
-}
-
 impl Datapath for Node {
     fn observe(&mut self) -> Result<Observed, BpfError> {
         let programs = self.program_ids();
@@ -475,31 +449,5 @@ impl Datapath for Node {
             events.extend(FlowEvent::read_from_bytes(&item).map(Event::Flow));
         }
         Ok(events)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn range() -> impl Strategy<Value = IpNet> {
-        let v4 = (any::<[u8; 4]>(), 0_u8..=32)
-            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc());
-        let v6 = (any::<[u8; 16]>(), 0_u8..=128)
-            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc())
-            // A mapped range is an IPv4 one.
-            .prop_filter(
-                "not mapped",
-                |net| matches!(net, IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_none()),
-            );
-        prop_oneof![v4, v6]
-    }
-
-    proptest! {
-        #[test]
-        fn ranges_survive_the_table(range in range()) {
-            prop_assert_eq!(range_of(&prefix_key(range)), Some(range));
-        }
     }
 }

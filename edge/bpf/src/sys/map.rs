@@ -184,6 +184,13 @@ struct BatchAttr {
 #[derive(Debug, Clone, Default)]
 pub struct Cursor(Option<Vec<u8>>);
 
+impl Cursor {
+    /// Right after the entry of an array that has this key.
+    pub fn after(key: &[u8]) -> Self {
+        Self(Some(key.to_vec()))
+    }
+}
+
 /// Whether a dump is at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchEnd {
