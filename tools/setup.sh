@@ -11,7 +11,7 @@ BPF_LLVM=22 # what that version links with
 # Of the two programs called arping, the tests read what that of iputils says.
 TEST_TOOLS="containerd:containerd runc:runc nft:nftables conntrack:conntrack ip:iproute2
     ping:iputils-ping curl:curl tcpdump:tcpdump /usr/bin/arping:iputils-arping iptables:iptables
-    busybox:busybox-static nsenter:util-linux /usr/lib/cni/ptp:containernetworking-plugins"
+    busybox:busybox-static bpftool:bpftool nsenter:util-linux /usr/lib/cni/ptp:containernetworking-plugins"
 
 triple() { rustc -vV | sed -n 's/^host: //p'; }
 

@@ -1,15 +1,19 @@
 //! Servers that send back what they get, and clients that hold them to it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use watari_testkit::Netns;
 
 /// How long a client waits for an answer.
@@ -141,6 +145,17 @@ impl Conversation {
         Ok(Self(stream))
     }
 
+    /// Opens one from a port that others of this namespace may use at the same time towards
+    /// somebody else.
+    pub fn open_from(port: u16, server: SocketAddr) -> Result<Self> {
+        let socket = shared_port(SockType::Stream, port, server)?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(stream))
+    }
+
     /// This end's address.
     pub fn local(&self) -> Result<SocketAddr> {
         Ok(self.0.local_addr()?)
@@ -170,14 +185,45 @@ pub fn tcp(server: SocketAddr, length: usize) -> Result<()> {
 /// A datagram of each of these lengths, each way. One that is lost is sent once more: the queues
 /// of a busy machine are short; what never arrives fails.
 pub fn udp(server: SocketAddr, lengths: &[usize]) -> Result<()> {
-    let any: IpAddr = if server.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0; 16].into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((unspecified(server), 0))?;
     socket.connect(server)?;
     ask(&socket, lengths, "UDP", <[u8]>::to_vec)
+}
+
+/// A connected UDP socket with a port that others of this namespace may use at the same time.
+pub fn udp_from(port: u16, server: SocketAddr) -> Result<UdpSocket> {
+    Ok(shared_port(SockType::Datagram, port, server)?.into())
+}
+
+/// A datagram of each of these lengths, each way, by a socket that is connected already.
+pub fn udp_by(socket: &UdpSocket, lengths: &[usize]) -> Result<()> {
+    ask(socket, lengths, "UDP", <[u8]>::to_vec)
+}
+
+/// A socket that is connected from a port which it shares.
+fn shared_port(kind: SockType, port: u16, server: SocketAddr) -> Result<OwnedFd> {
+    let family = if server.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let fd: OwnedFd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    let any = SocketAddr::new(unspecified(server), port);
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(any)).context("cannot share a port")?;
+    let timeout = TimeVal::seconds(PATIENCE.as_secs().try_into()?);
+    setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(server))
+        .with_context(|| format!("cannot connect to {server} from port {port}"))?;
+    Ok(fd)
+}
+
+/// Any address of the server's family.
+const fn unspecified(server: SocketAddr) -> IpAddr {
+    match server {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
 }
 
 /// A ping of each of these lengths, in bytes of data, from the namespace of the calling thread.

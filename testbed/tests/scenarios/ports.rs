@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use watari_model::{NetworkName, Protocol};
 use watari_nft::portmap::{HostPort, Mapping, Masquerade, Owner, PortMaps, Wanted};
-use watari_testbed::echo::{Conversation, EchoServer, tcp, udp};
+use watari_testbed::echo::{Conversation, EchoServer, tcp, udp, udp_by, udp_from};
 use watari_testbed::{Bed, Datapaths};
 use watari_testkit::Netns;
 
@@ -115,4 +115,52 @@ fn connections_by_host_ports_survive_the_first_installation() {
         }
         Stage { bed, datapaths }.nothing_dropped();
     }
+}
+
+/// One port towards a host port and towards the pod behind it: for the pod the two have one tuple,
+/// and the stack alone can tell them apart.
+#[test]
+fn one_port_reaches_a_host_port_and_its_pod() {
+    const ONE_PORT: u16 = 4000;
+    for attachment in BOTH {
+        let layout = watari_testbed::Layout { pods: 2, ..ROUTED };
+        let mut stage = Stage::routed(layout, attachment);
+        let bed = &stage.bed;
+        map_ports(bed);
+        for v6 in FAMILIES {
+            let pod = bed.pod(1, 0);
+            let _server = EchoServer::start(&pod.netns, pod.address(v6), POD_PORT).unwrap();
+            let node = bed.nodes[1].addresses()[usize::from(v6)];
+            let mapped = SocketAddr::new(node, HOST_PORT);
+            let direct = SocketAddr::new(pod.address(v6), POD_PORT);
+            let [_, elsewhere, beside, ..] = askers(bed);
+            for (who, netns) in [elsewhere, beside] {
+                netns.enter(|| {
+                    both_ways_in(ONE_PORT, mapped, direct)
+                        .unwrap_or_else(|error| panic!("{who}, {mapped}: {error:#}"));
+                });
+            }
+        }
+        stage.nothing_dropped();
+    }
+}
+
+/// Speaks by both at once, in turns.
+fn both_ways_in(port: u16, mapped: SocketAddr, direct: SocketAddr) -> anyhow::Result<()> {
+    let mut first = Conversation::open_from(port, mapped)?;
+    first.exchange(1000)?;
+    let mut second = Conversation::open_from(port, direct)?;
+    for length in [10, 100_000, 3 << 20] {
+        second.exchange(length)?;
+        first.exchange(length)?;
+    }
+    // By UDP in either order: here a port of its own, since the first pair is remembered.
+    for (port, order) in [(port, [mapped, direct]), (port + 1, [direct, mapped])] {
+        let [one, other] = [udp_from(port, order[0])?, udp_from(port, order[1])?];
+        for _ in 0..3 {
+            udp_by(&one, &[10, 1200])?;
+            udp_by(&other, &[10, 1200])?;
+        }
+    }
+    Ok(())
 }

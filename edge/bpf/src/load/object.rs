@@ -16,6 +16,9 @@ const RING: u32 = 27;
 /// Lines of the verifier's log that an error shows.
 const LOG_LINES: usize = 24;
 
+/// How often a program is given to a verifier that is interrupted.
+const LOAD_ATTEMPTS: u32 = 20;
+
 /// An ELF is read in place, so it stands on a multiple of eight.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -140,7 +143,7 @@ pub(super) fn load_over(
         let program: &mut SchedClassifier = program
             .try_into()
             .map_err(|_| BpfError::Object(format!("{name} is no classifier")))?;
-        program.load().map_err(|error| refused(name, error))?;
+        load_program(program).map_err(|error| refused(name, error))?;
         let fd = program.fd().map_err(|error| refused(name, error))?;
         let own = fd
             .as_fd()
@@ -150,6 +153,23 @@ pub(super) fn load_over(
         programs.push((*hook, own));
     }
     Ok(programs)
+}
+
+/// The verifier gives up with `EAGAIN` whenever a signal is there for the thread, even one that
+/// nobody handles (a stop and its continuation).
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    let mut result = program.load();
+    for _ in 1..LOAD_ATTEMPTS {
+        match &result {
+            Err(error) if interrupted(error) => result = program.load(),
+            _ => break,
+        }
+    }
+    result
 }
 
 fn not_loaded(error: &EbpfError, dir: &Path) -> BpfError {

@@ -217,3 +217,24 @@ fn loaders_at_once_wait_for_each_other() {
     world.node.enter(|| remove(&root).unwrap());
     assert!(!root.exists());
 }
+
+#[test]
+fn a_verifier_that_signals_interrupt_is_asked_again() {
+    let world = World::new();
+    let options = world.options(kinds()[0]);
+    let object = changed_object();
+    // A process that is stopped and goes on has had a signal, and the verifier gives up at once.
+    let script = "i=0; while [ $i -lt 20 ]; do kill -STOP $1; kill -CONT $1; sleep 0.004; \
+                  i=$((i+1)); done";
+    let mut stopper = std::process::Command::new("sh")
+        .args(["-c", script, "sh", &std::process::id().to_string()])
+        .spawn()
+        .expect("start a shell");
+    let loaded = world.node.enter(|| {
+        (0..5)
+            .flat_map(|_| [Image::own(), changed(&object)])
+            .try_for_each(|image| load_image(&options, image).map(drop))
+    });
+    stopper.wait().expect("the shell ends");
+    loaded.expect("load while interrupted");
+}
