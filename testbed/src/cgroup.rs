@@ -63,14 +63,16 @@ impl Drop for Cgroup {
 
 /// That of this process, where it is mounted.
 fn own() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
     let mut mounts = mounts.lines().map(|line| line.split(' '));
     let root = mounts.find_map(|mut fields| {
         let (place, kind) = (fields.nth(1)?, fields.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(place))
     });
     let root = root.context("no cgroup file system of version 2 is mounted")?;
-    let groups = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
+    let groups =
+        fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
     let mut lines = groups.lines();
     let path = lines.find_map(|line| line.strip_prefix("0::/"));
     let path = path.context("this process is in no cgroup of version 2")?;

@@ -1,19 +1,19 @@
 //! Nodes with pods, datapath and load balancing, and somebody outside.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
-use nix::time::{ClockId, clock_gettime};
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use watari_abi::{Address, Client, Counter, Reason, maps};
-use watari_bpf::balance::{Balancer, Balancing as _, Departed, NodeConfig};
 use watari_bpf::{Attachment, Map, PinDir};
 use watari_model::EndpointSlice;
-use watari_services::{Compiler, Options};
+use watari_services::Compiler;
 use watari_testkit::Netns;
 
-use crate::bed::{Bed, Between, Layout, Pod};
+use crate::balancers::{Balancers, Left};
+use crate::bed::{Bed, Between, Layout, Node, Pod};
 use crate::cgroup::Cgroup;
 use crate::datapath::{Datapaths, Loading};
 use crate::outside::Outside;
@@ -32,8 +32,10 @@ pub enum Who {
     Pod(usize, usize),
     /// A process of a node.
     Node(usize),
-    /// Somebody outside.
+    /// Somebody outside, behind the router.
     Outside,
+    /// The router, which is outside too.
+    Router,
 }
 
 /// How a process inside is served.
@@ -57,16 +59,10 @@ pub struct Cluster {
     pub datapaths: Datapaths,
     /// Somebody outside.
     pub outside: Outside,
-    nodes: Vec<Balanced>,
+    balancers: Balancers,
     cgroups: Vec<Cgroup>,
     witnesses: Vec<Vec<Option<Witness>>>,
     loading: Loading,
-}
-
-/// A node's load balancing.
-struct Balanced {
-    compiler: Compiler,
-    balancer: Balancer<PinDir>,
 }
 
 impl Cluster {
@@ -87,7 +83,7 @@ impl Cluster {
         let outside = Outside::new(&bed);
         let datapaths = Datapaths::load(&bed, loading)?;
         let mut cluster = Self {
-            nodes: Vec::new(),
+            balancers: Balancers::default(),
             cgroups: Vec::new(),
             witnesses: Vec::new(),
             bed,
@@ -96,13 +92,18 @@ impl Cluster {
             loading,
         };
         for node in 0..cluster.bed.nodes.len() {
-            let balanced = cluster.balanced(node)?;
-            cluster.nodes.push(balanced);
+            let dir = PinDir::current(cluster.datapaths.root(node));
+            cluster.balancers.add(&cluster.bed.nodes[node], &dir)?;
+            register(&cluster.bed.nodes[node], &dir)?;
             cluster.cgroups.push(Cgroup::new()?);
             cluster.serve_sockets(node)?;
         }
         cluster.witnesses = (0..cluster.bed.nodes.len())
-            .map(|node| (0..cluster.bed.nodes[node].pods.len()).map(|_| None).collect())
+            .map(|node| {
+                (0..cluster.bed.nodes[node].pods.len())
+                    .map(|_| None)
+                    .collect()
+            })
             .collect();
         for node in 0..cluster.bed.nodes.len() {
             for pod in 0..cluster.bed.nodes[node].pods.len() {
@@ -118,7 +119,9 @@ impl Cluster {
         for node in &self.bed.nodes {
             for (family, range) in [("-4", "10.250.0.0/16"), ("-6", "fd50::/16")] {
                 if is {
-                    node.run(&format!("ip {family} route replace blackhole {range} table 99"));
+                    node.run(&format!(
+                        "ip {family} route replace blackhole {range} table 99"
+                    ));
                     node.run(&format!("ip {family} rule add pref 10 lookup 99"));
                 } else {
                     node.run(&format!("ip {family} rule del pref 10"));
@@ -127,48 +130,20 @@ impl Cluster {
         }
     }
 
-    fn balanced(&self, node: usize) -> Result<Balanced> {
-        let dir = PinDir::current(self.datapaths.root(node));
-        let place = &self.bed.nodes[node];
-        let mut balancer = Balancer::open(&dir)?;
-        balancer.configure(&NodeConfig {
-            services: true,
-            v4: Some(place.v4().into()),
-            v6: Some(place.v6().into()),
-            ports: SOURCE_PORTS,
-        })?;
-        let own = cluster_node(place, None);
-        let mut compiler = Compiler::new(Options {
-            node: own.name.clone(),
-            ..Options::default()
-        });
-        compiler.set_node(&own);
-        let clients: Map<u64, Client> = Map::open(&dir.map(maps::CLIENTS))?;
-        let register = |netns: &Netns, v4: IpAddr, v6: IpAddr| -> Result<()> {
-            let client = Client {
-                v4: Address::from(v4),
-                v6: Address::from(v6),
-            };
-            Ok(clients.insert(&netns.enter(netns_cookie)?, &client)?)
-        };
-        let [v4, v6] = place.addresses();
-        register(&place.netns, v4, v6)?;
-        for pod in &place.pods {
-            register(&pod.netns, pod.v4.into(), pod.v6.into())?;
-        }
-        Ok(Balanced { compiler, balancer })
-    }
-
     fn serve_sockets(&self, _node: usize) -> Result<()> {
         Ok(())
     }
 
     /// Does this at somebody's place.
+    ///
+    /// # Panics
+    /// When the thread cannot go there.
     pub fn at<R: Send>(&self, who: Who, way: Way, work: impl FnOnce() -> R + Send) -> R {
         let (netns, node) = match who {
             Who::Pod(node, pod) => (&self.bed.pod(node, pod).netns, Some(node)),
             Who::Node(node) => (&self.bed.nodes[node].netns, Some(node)),
             Who::Outside => (&self.outside.netns, None),
+            Who::Router => (self.bed.router.as_ref().expect("a router"), None),
         };
         netns.enter(|| {
             if let (Some(node), Way::Socket) = (node, way) {
@@ -184,6 +159,9 @@ impl Cluster {
             Who::Pod(node, pod) => self.bed.pod(node, pod).address(v6),
             Who::Node(node) => self.bed.nodes[node].addresses()[usize::from(v6)],
             Who::Outside => self.outside.address(v6),
+            // As the first node sees it.
+            Who::Router if v6 => IpAddr::V6(Ipv6Addr::new(0xfd20, 0, 0, 1, 0, 0, 0, 254)),
+            Who::Router => IpAddr::V4(Ipv4Addr::new(172, 20, 1, 254)),
         }
     }
 
@@ -212,45 +190,42 @@ impl Cluster {
         self.witnesses[node][pod] = None;
     }
 
-    /// Tells every node's compiler something, and makes what comes of it. Gives who left, by node.
-    ///
-    /// # Panics
-    /// When a node cannot make it.
-    pub fn tell(&mut self, say: impl Fn(usize, &mut Compiler)) -> Vec<Vec<Departed>> {
-        let mut departed = Vec::new();
-        for (number, node) in self.nodes.iter_mut().enumerate() {
-            say(number, &mut node.compiler);
-            let changes = node.compiler.changes();
-            let applied = node.balancer.apply(&changes, now());
-            if let Some((change, error)) = applied.failed.first() {
-                panic!("node {number} cannot make {change:?}: {error}");
-            }
-            departed.push(applied.departed);
-        }
-        departed
-    }
-
     /// There is this Service.
-    pub fn say(&mut self, said: &Said) -> Vec<Vec<Departed>> {
-        let slices = said.slices();
-        self.tell(|_, compiler| {
-            compiler.set_service(&said.service);
-            slices.iter().for_each(|slice| compiler.set_slice(slice));
-        })
+    pub fn say(&mut self, said: &Said) {
+        self.changed(|balancers| balancers.say(said));
     }
 
     /// There is no such Service any more.
-    pub fn forget(&mut self, said: &Said) -> Vec<Vec<Departed>> {
-        let slices = said.slices();
-        self.tell(|_, compiler| {
-            compiler.remove_service(&said.service.name);
-            slices.iter().for_each(|slice| compiler.remove_slice(&slice.name));
-        })
+    pub fn forget(&mut self, said: &Said) {
+        self.changed(|balancers| balancers.forget(said));
     }
+
+    /// Tells every node's compiler something.
+    pub fn tell(&mut self, say: impl Fn(usize, &mut Compiler)) {
+        self.changed(|balancers| balancers.tell(say));
+    }
+
+    fn changed(&mut self, change: impl FnOnce(&mut Balancers) -> Vec<Left>) {
+        let mut balancers = std::mem::take(&mut self.balancers);
+        let left = change(&mut balancers);
+        self.end(&left);
+        self.balancers = balancers;
+    }
+
+    /// For who changes Services while others use the cluster. [`Cluster::end`] is his then.
+    pub fn take_balancers(&mut self) -> Balancers {
+        std::mem::take(&mut self.balancers)
+    }
+
+    /// Ends what is connected to backends that are gone, as an agent does.
+    pub fn end(&self, _left: &[Left]) {}
 
     /// There is no Service at all; the ranges of cluster addresses stay.
     pub fn forget_all(&mut self) {
-        let cidrs: BTreeSet<_> = CIDRS.iter().filter_map(|range| range.parse().ok()).collect();
+        let cidrs: BTreeSet<_> = CIDRS
+            .iter()
+            .filter_map(|range| range.parse().ok())
+            .collect();
         self.tell(|_, compiler| {
             compiler.load([], &[] as &[EndpointSlice]);
             compiler.set_cidrs(cidrs.clone());
@@ -269,16 +244,24 @@ impl Cluster {
         node: usize,
         name: &str,
     ) -> Result<Map<K, V>> {
-        Ok(Map::open(&PinDir::current(self.datapaths.root(node)).map(name))?)
+        Ok(Map::open(
+            &PinDir::current(self.datapaths.root(node)).map(name),
+        )?)
     }
 
     /// What a node has counted so far.
+    ///
+    /// # Panics
+    /// When the counters cannot be read.
     pub fn count(&mut self, node: usize, counter: Counter) -> u64 {
         let tally = self.datapaths.counter(&self.bed, node, counter);
         tally.expect("read the counters").packets
     }
 
     /// Packets that a node has dropped for a reason.
+    ///
+    /// # Panics
+    /// When they cannot be read.
     pub fn dropped(&mut self, node: usize, reason: Reason) -> u64 {
         let dropped = self.datapaths.dropped(&self.bed, node, reason, "");
         dropped.expect("read the drops").0
@@ -308,29 +291,33 @@ impl Cluster {
     pub fn restart(&mut self, node: usize) -> Result<()> {
         self.datapaths.reload(&self.bed, node, self.loading)?;
         let dir = PinDir::current(self.datapaths.root(node));
-        self.nodes[node].balancer = Balancer::open(&dir)?;
-        let observed = self.nodes[node].balancer.observe()?;
-        ensure!(observed.strays.is_empty(), "strays: {:?}", observed.strays);
+        self.balancers.reopen(node, &dir)?;
         self.serve_sockets(node)
     }
 }
 
-/// Now, as the programs know it: ns of `CLOCK_MONOTONIC`.
-///
-/// # Panics
-/// Never: every kernel has that clock.
-pub fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the kernel has a clock");
-    let (seconds, nanoseconds) = (time.tv_sec(), time.tv_nsec());
-    u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(nanoseconds).unwrap_or(0)
+/// Tells the programs whose processes are in which namespace.
+fn register(node: &Node, dir: &PinDir) -> Result<()> {
+    let clients: Map<u64, Client> = Map::open(&dir.map(maps::CLIENTS))?;
+    let register = |netns: &Netns, v4: IpAddr, v6: IpAddr| -> Result<()> {
+        let client = Client {
+            v4: Address::from(v4),
+            v6: Address::from(v6),
+        };
+        Ok(clients.insert(&netns.enter(netns_cookie)?, &client)?)
+    };
+    let [v4, v6] = node.addresses();
+    register(&node.netns, v4, v6)?;
+    let mut pods = node.pods.iter();
+    pods.try_for_each(|pod| register(&pod.netns, pod.v4.into(), pod.v6.into()))
 }
 
-nix::sockopt_impl!(
+sockopt_impl!(
     /// `SO_NETNS_COOKIE` (Linux 5.14).
     NetnsCookie,
     GetOnly,
-    nix::libc::SOL_SOCKET,
-    nix::libc::SO_NETNS_COOKIE,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
     u64
 );
 

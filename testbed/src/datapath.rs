@@ -92,7 +92,10 @@ impl Datapaths {
             self.nodes[number] = node.netns.enter(|| -> Result<_> {
                 let mut node = watari_bpf::Node::open(root, attachment)?;
                 node.promote(ALL)?;
-                ensure!(node.observe()?.to_promote == 0, "something is attached otherwise");
+                ensure!(
+                    node.observe()?.to_promote == 0,
+                    "something is attached otherwise"
+                );
                 Ok(node)
             })?;
         }

@@ -1,6 +1,7 @@
 //! Nodes and pods from throw-away namespaces, and traffic between them: what benchmarks and
 //! scenarios of the datapath have in common. For tests and measurements only.
 
+mod balancers;
 mod bed;
 mod cgroup;
 mod cluster;
@@ -13,9 +14,10 @@ pub mod said;
 mod traffic;
 pub mod witness;
 
+pub use balancers::{Balancers, Left, now};
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
 pub use cgroup::Cgroup;
-pub use cluster::{Cluster, PORTS, SOURCE_PORTS, WAYS, Way, Who, netns_cookie, now};
+pub use cluster::{Cluster, PORTS, SOURCE_PORTS, WAYS, Way, Who, netns_cookie};
 pub use cpu::{busy, pin};
 pub use datapath::{Datapaths, Loading};
 pub use outside::Outside;

@@ -49,9 +49,7 @@ impl Outside {
         for node in &bed.nodes {
             let number = node.number;
             node.run(&format!("ip route add default via 172.20.{number}.254"));
-            node.run(&format!(
-                "ip route add default via fd20:0:0:{number}::254"
-            ));
+            node.run(&format!("ip route add default via fd20:0:0:{number}::254"));
         }
         host
     }
@@ -62,6 +60,9 @@ impl Outside {
     }
 
     /// The router sends what is for this range to that node, whatever it did before.
+    ///
+    /// # Panics
+    /// When the bed has no router.
     pub fn by(bed: &Bed, range: &str, node: usize) {
         let router = bed.router.as_ref().expect("a bed with a router");
         let v6 = range.contains(':');

@@ -92,7 +92,11 @@ impl SctpSocket {
                 continue;
             };
             // IPv4 comes with its header.
-            let at = if self.v6 { 0 } else { usize::from(buffer[0] & 15) * 4 };
+            let at = if self.v6 {
+                0
+            } else {
+                usize::from(buffer[0] & 15) * 4
+            };
             let packet = &buffer[at..count];
             let from = match (from.as_sockaddr_in(), from.as_sockaddr_in6()) {
                 (Some(v4), _) => IpAddr::V4(v4.ip()),

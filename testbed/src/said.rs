@@ -14,7 +14,7 @@ use crate::bed::Node;
 /// The ranges of cluster addresses.
 pub const CIDRS: [&str; 2] = ["10.96.0.0/16", "fd96::/112"];
 
-/// A Service with its EndpointSlices. Both families, unless something else is said.
+/// A Service with its `EndpointSlice`s. Both families, unless something else is said.
 #[derive(Debug, Clone)]
 pub struct Said {
     /// Public, for what no method says.
@@ -26,6 +26,10 @@ pub struct Said {
 
 /// An endpoint: a pod by the indices of node and pod.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "fields of the API, as it has them"
+)]
 pub struct End {
     /// The index of the node.
     pub node: u8,
@@ -130,9 +134,7 @@ impl End {
         let (node, pod) = (self.node + 1, self.pod + 1);
         match (self.host, v6) {
             (false, false) => Ipv4Addr::new(10, 250, node, pod).into(),
-            (false, true) => {
-                Ipv6Addr::new(0xfd50, 0, 0, node.into(), 0, 0, 0, pod.into()).into()
-            }
+            (false, true) => Ipv6Addr::new(0xfd50, 0, 0, node.into(), 0, 0, 0, pod.into()).into(),
             (true, false) => Ipv4Addr::new(172, 20, node, 1).into(),
             (true, true) => Ipv6Addr::new(0xfd20, 0, 0, node.into(), 0, 0, 0, 1).into(),
         }
@@ -254,7 +256,7 @@ impl Said {
         *found.unwrap_or(&IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
-    /// Its EndpointSlices, one of each family.
+    /// Its `EndpointSlice`s, one of each family.
     pub fn slices(&self) -> [EndpointSlice; 2] {
         [false, true].map(|v6| EndpointSlice {
             name: ServiceName {

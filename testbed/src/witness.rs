@@ -115,7 +115,7 @@ struct Serving {
 
 /// A connection: what is to be sent back yet.
 struct Stream {
-    stream: TcpStream,
+    socket: TcpStream,
     pending: Vec<u8>,
     sent: usize,
     over: bool,
@@ -146,7 +146,7 @@ impl Serving {
                 } else {
                     PollFlags::POLLOUT
                 };
-                PollFd::new(stream.stream.as_fd(), wish)
+                PollFd::new(stream.socket.as_fd(), wish)
             }));
             if poll(&mut fds, PollTimeout::NONE).is_err() {
                 continue;
@@ -184,7 +184,7 @@ impl Serving {
                 .set_nonblocking(true)
                 .and_then(|()| stream.set_nodelay(true));
             let mut stream = Stream {
-                stream,
+                socket: stream,
                 pending: seen.text().to_vec(),
                 sent: 0,
                 over: ready.is_err(),
@@ -217,7 +217,7 @@ impl Stream {
                 if buffer.is_empty() {
                     return;
                 }
-                match self.stream.read(buffer) {
+                match self.socket.read(buffer) {
                     Ok(0) => self.over = true,
                     Ok(count) => self.pending.extend(&buffer[..count]),
                     Err(error) if is_timeout(&error) => return,
@@ -225,7 +225,7 @@ impl Stream {
                 }
                 continue;
             }
-            match self.stream.write(&self.pending[self.sent..]) {
+            match self.socket.write(&self.pending[self.sent..]) {
                 Ok(count) => {
                     self.sent += count;
                     if self.sent == self.pending.len() {
@@ -263,11 +263,7 @@ impl Talk {
     }
 
     /// Opens one, and gives up after a time: [`ErrorKind::TimedOut`].
-    pub fn open_within(
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-    ) -> io::Result<Self> {
+    pub fn open_within(protocol: Protocol, to: SocketAddr, patience: Duration) -> io::Result<Self> {
         if protocol == Protocol::Udp {
             let socket = UdpSocket::bind((unspecified(to), 0))?;
             socket.connect(to)?;

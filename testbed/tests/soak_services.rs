@@ -25,7 +25,7 @@ const SERVICES: u16 = 4;
 const PODS: u8 = 4;
 const PORT: u16 = 30_080;
 /// Nobody waits longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn changes() -> usize {
     if std::env::var_os("WATARI_SOAK").is_some() {
@@ -197,11 +197,19 @@ impl State {
     }
 }
 
+/// A connection that did not come about, or broke.
+#[derive(Debug)]
+struct Failure {
+    /// The backend, if it had answered.
+    name: Option<String>,
+    error: io::Error,
+}
+
 /// What clients have seen.
 #[derive(Default)]
 struct Findings {
     opened: AtomicUsize,
-    refused: AtomicUsize,
+    failed: AtomicUsize,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -212,7 +220,7 @@ impl Findings {
         (number, to): (u16, SocketAddr),
         times: [Instant; 2],
         histories: &[RwLock<History>],
-        asked: &io::Result<Seen>,
+        asked: &Result<Seen, Failure>,
     ) {
         let history = histories[usize::from(number - 1)].read().unwrap();
         let eras = history.during(times[0], times[1]);
@@ -221,19 +229,42 @@ impl Findings {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 eras.iter().any(|held| held.takes.contains(&seen.name))
             }
-            // Refused, or, while there is no Service of that address at all, nothing heard.
-            Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                eras.iter().any(|held| !held.serves)
+            Err(failure) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                let gone = |name: &String| eras.iter().any(|held| !held.takes.contains(name));
+                let silent = failure.error.kind() == io::ErrorKind::TimedOut;
+                match &failure.name {
+                    // It had a backend, which was removed then.
+                    Some(name) => gone(name),
+                    // It may have been given to one that was removed before it answered.
+                    None if !silent => {
+                        eras.iter().any(|held| !held.serves)
+                            || eras.iter().any(|held| held.takes.iter().any(gone))
+                    }
+                    None => eras.iter().any(|held| !held.serves),
+                }
             }
         };
         if !right {
             let mut text = String::new();
             let took = times[1] - times[0];
-            let _ = write!(text, "{client:?} to {to}: {asked:?} after {took:?}; {eras:?}");
+            let _ = write!(
+                text,
+                "{client:?} to {to}: {asked:?} after {took:?}; {eras:?}"
+            );
             self.wrong.lock().unwrap().push(text);
         }
     }
+}
+
+fn ask(protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<Seen, Failure> {
+    let fail = |name, error| Failure { name, error };
+    let mut talk = Talk::open_within(protocol, to, patience).map_err(|error| fail(None, error))?;
+    // What began goes on.
+    let name = talk.seen.name.clone();
+    let went = talk.exchange(100);
+    went.map_err(|error| fail(Some(name), io::Error::other(error)))?;
+    Ok(talk.seen)
 }
 
 /// Connects again and again, to every Service in turns.
@@ -262,36 +293,37 @@ fn connect(
             // Nobody waits long for whom there is not.
             let patience = if serves { PATIENCE } else { PATIENCE / 50 };
             let from = Instant::now();
-            let talk = Talk::open_within(client.protocol, to, patience);
-            let talk = talk.and_then(|mut talk| {
-                // What began goes on.
-                talk.exchange(100).map_err(io::Error::other)?;
-                Ok(talk.seen)
-            });
-            findings.judge(client, (number, to), [from, Instant::now()], histories, &talk);
+            let asked = ask(client.protocol, to, patience);
+            let times = [from, Instant::now()];
+            findings.judge(client, (number, to), times, histories, &asked);
         }
     });
+}
+
+fn begin(cluster: &mut Cluster) -> (BTreeMap<u16, State>, Vec<RwLock<History>>) {
+    let mut states = BTreeMap::new();
+    let mut histories = Vec::new();
+    for number in 1..=SERVICES {
+        let ends = vec![end(0, 1), end(1, 2), end(1, 1)];
+        cluster.say(&service(number).ends(ends.clone()));
+        let now = Instant::now();
+        histories.push(RwLock::new(History(vec![Era {
+            begun: now,
+            done: Some(now),
+            held: held(true, &ends),
+        }])));
+        states.insert(number, State { there: true, ends });
+    }
+    (states, histories)
 }
 
 fn churn(attachment: Attachment, count: usize) {
     let mut cluster = Cluster::new(PODS, attachment).unwrap();
     cluster.blackhole(true);
-    let mut states: BTreeMap<u16, State> = BTreeMap::new();
-    let histories: Vec<RwLock<History>> = (0..SERVICES).map(|_| RwLock::default()).collect();
-    for number in 1..=SERVICES {
-        let ends = vec![end(0, 1), end(1, 2), end(1, 1)];
-        cluster.say(&service(number).ends(ends.clone()));
-        let now = Instant::now();
-        histories[usize::from(number - 1)].write().unwrap().0.push(Era {
-            begun: now,
-            done: Some(now),
-            held: held(true, &ends),
-        });
-        states.insert(number, State { there: true, ends });
-    }
+    let (mut states, histories) = begin(&mut cluster);
     let findings = Findings::default();
     let over = AtomicBool::new(false);
-    let mut balancing = cluster.take_balancing();
+    let mut balancers = cluster.take_balancers();
     std::thread::scope(|scope| {
         for client in clients() {
             let (cluster, histories) = (&cluster, &histories);
@@ -299,7 +331,7 @@ fn churn(attachment: Attachment, count: usize) {
             scope.spawn(move || connect(cluster, client, histories, findings, over));
         }
         let mut random = Random(20_261_127);
-        for change in 0..count {
+        for _ in 0..count {
             let number = u16::try_from(1 + random.below(usize::from(SERVICES))).unwrap();
             let state = states.get_mut(&number).unwrap();
             state.change(&mut random);
@@ -310,30 +342,31 @@ fn churn(attachment: Attachment, count: usize) {
                 held: held(state.there, &state.ends),
             });
             let said = service(number).ends(state.ends.clone());
-            if state.there {
-                balancing.say(&cluster, &said);
+            let left = if state.there {
+                balancers.say(&said)
             } else {
-                balancing.forget(&cluster, &said);
-            }
+                balancers.forget(&said)
+            };
+            cluster.end(&left);
             let mut history = history.write().unwrap();
             history.0.last_mut().unwrap().done = Some(Instant::now());
             drop(history);
-            assert!(
-                findings.wrong.lock().unwrap().is_empty() || change < count,
-                "stop early"
-            );
+            if !findings.wrong.lock().unwrap().is_empty() {
+                break;
+            }
             // Clients get a word in.
             let opened = findings.opened.load(Ordering::Relaxed);
             let patience = Instant::now() + Duration::from_millis(20);
-            while findings.opened.load(Ordering::Relaxed) < opened + 8 && Instant::now() < patience {
+            while findings.opened.load(Ordering::Relaxed) < opened + 8 && Instant::now() < patience
+            {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
         over.store(true, Ordering::Relaxed);
     });
     let wrong = findings.wrong.into_inner().unwrap();
-    let (opened, refused) = (findings.opened.into_inner(), findings.refused.into_inner());
-    println!("{attachment:?}: {count} changes, {opened} connections, {refused} refused");
+    let (opened, failed) = (findings.opened.into_inner(), findings.failed.into_inner());
+    println!("{attachment:?}: {count} changes, {opened} connections, {failed} had nobody");
     let some = &wrong[..wrong.len().min(5)];
     assert!(wrong.is_empty(), "{} were wrong: {some:#?}", wrong.len());
     assert!(opened > count * 2, "only {opened} connections");

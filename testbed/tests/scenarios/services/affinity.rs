@@ -22,7 +22,12 @@ fn sticky() -> Said {
 }
 
 /// Who answered a client so many times.
-fn names(cluster: &Cluster, who: Who, way: Way, ask: (Protocol, std::net::SocketAddr)) -> Vec<String> {
+fn names(
+    cluster: &Cluster,
+    who: Who,
+    way: Way,
+    ask: (Protocol, std::net::SocketAddr),
+) -> Vec<String> {
     (0..8)
         .map(|_| open(cluster, who, way, ask.0, ask.1).seen.name)
         .collect()
@@ -30,7 +35,9 @@ fn names(cluster: &Cluster, who: Who, way: Way, ask: (Protocol, std::net::Socket
 
 /// All clients that a node remembers were last seen this long ago.
 fn age(cluster: &Cluster, node: usize, seconds: u32) -> usize {
-    let map = cluster.map::<AffinityKey, Affinity>(node, maps::AFFINITIES).unwrap();
+    let map = cluster
+        .map::<AffinityKey, Affinity>(node, maps::AFFINITIES)
+        .unwrap();
     let entries = map.entries().unwrap();
     for (key, mut affinity) in entries.clone() {
         affinity.seen = watari_testbed::now() - u64::from(seconds) * SECOND;

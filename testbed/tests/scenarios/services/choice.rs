@@ -163,7 +163,11 @@ fn new_connections_go_where_fewer_are() {
 #[test]
 fn ranges_of_ports_keep_the_port() {
     past_the_routes(2, |cluster| {
-        let range = |protocol, first, last| PortRange { protocol, first, last };
+        let range = |protocol, first, last| PortRange {
+            protocol,
+            first,
+            last,
+        };
         let web = Said::new("web", 1)
             .port("exact", Protocol::Tcp, 8080, 9090)
             .with(|service| {

@@ -36,7 +36,11 @@ fn pods_reach_a_cluster_ip() {
                 cluster.count(0, Counter::Balanced),
             );
             let by_socket = (after.0 > before.0, after.1 > before.1);
-            assert_eq!(by_socket, (way == Way::Socket, way == Way::Packet), "{way:?}");
+            assert_eq!(
+                by_socket,
+                (way == Way::Socket, way == Way::Packet),
+                "{way:?}"
+            );
         }
         assert_eq!(cluster.drops(), []);
     });
@@ -134,7 +138,11 @@ fn several_slices_are_one_service() {
             slice.name.name.push_str("-more");
             slice
         });
-        cluster.tell(|_, compiler| more.iter().for_each(|slice| compiler.set_slice(slice)));
+        cluster.tell(|_, compiler| {
+            for slice in &more {
+                compiler.set_slice(slice);
+            }
+        });
         for way in WAYS {
             for v6 in FAMILIES {
                 let to = at(one.cluster_ip(v6), 80);

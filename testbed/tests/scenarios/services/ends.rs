@@ -133,7 +133,10 @@ fn a_removed_endpoint_is_left_by_its_clients() {
 #[test]
 fn an_unconnected_socket_leaves_a_removed_endpoint() {
     past_the_routes(2, |cluster| {
-        for (way, v6) in WAYS.into_iter().flat_map(|way| FAMILIES.map(|v6| (way, v6))) {
+        for (way, v6) in WAYS
+            .into_iter()
+            .flat_map(|way| FAMILIES.map(|v6| (way, v6)))
+        {
             let (who, to) = (Who::Pod(0, 0), at(web().cluster_ip(v6), 80));
             cluster.say(&web().ends([end(1, 0)]));
             let socket = cluster.at(who, way, || {

@@ -9,7 +9,10 @@ use crate::FAMILIES;
 #[test]
 fn a_pod_reaches_itself() {
     past_the_routes(1, |cluster| {
-        let own = Said::new("own", 1).web().node_port(30_080).ends([end(0, 0)]);
+        let own = Said::new("own", 1)
+            .web()
+            .node_port(30_080)
+            .ends([end(0, 0)]);
         cluster.say(&own);
         let who = Who::Pod(0, 0);
         for v6 in FAMILIES {

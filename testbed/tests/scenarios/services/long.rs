@@ -14,7 +14,10 @@ const PORT: u16 = 30_080;
 
 /// A Service with that one endpoint, and who reaches it how, by a family.
 fn ways(cluster: &mut Cluster, node: u8, pod: u8, v6: bool) -> Vec<(Who, Way, SocketAddr)> {
-    let web = Said::new("web", 1).web().node_port(PORT).ends([end(node, pod)]);
+    let web = Said::new("web", 1)
+        .web()
+        .node_port(PORT)
+        .ends([end(node, pod)]);
     cluster.say(&web);
     let inner = at(web.cluster_ip(v6), 80);
     let mut all = WAYS.map(|way| (Who::Pod(0, 0), way, inner)).to_vec();
@@ -70,7 +73,11 @@ fn a_narrow_link_far_away_is_found_out() {
             for (who, way, to) in ways(cluster, 1, 0, v6) {
                 for protocol in super::PROTOCOLS {
                     // UDP: a length that fits into the first link and not into the last.
-                    let length = if protocol == Protocol::Tcp { 1 << 20 } else { 1440 };
+                    let length = if protocol == Protocol::Tcp {
+                        1 << 20
+                    } else {
+                        1440
+                    };
                     let went = cluster.at(who, way, || {
                         Talk::open(protocol, to).map(|mut talk| talk.exchange(length))
                     });

@@ -82,7 +82,11 @@ fn reaches(
         let mut heard = BTreeMap::new();
         for _ in 0..most {
             let talk = Talk::open(protocol, to).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(talk.peer().unwrap(), to, "{what}: it is told of another peer");
+            assert_eq!(
+                talk.peer().unwrap(),
+                to,
+                "{what}: it is told of another peer"
+            );
             assert!(
                 wanted.contains(&*talk.seen.name),
                 "{what}: {:?} is not one of {wanted:?}",
@@ -103,7 +107,9 @@ fn reaches(
 #[track_caller]
 fn refused(cluster: &Cluster, who: Who, way: Way, protocol: Protocol, to: SocketAddr) {
     let patience = Duration::from_secs(2);
-    let asked = cluster.at(who, way, || Talk::open_within(protocol, to, patience).map(|t| t.seen));
+    let asked = cluster.at(who, way, || {
+        Talk::open_within(protocol, to, patience).map(|t| t.seen)
+    });
     let kind = asked.as_ref().map_err(std::io::Error::kind);
     assert_eq!(
         kind,
@@ -115,17 +121,16 @@ fn refused(cluster: &Cluster, who: Who, way: Way, protocol: Protocol, to: Socket
 /// Somebody hears nothing.
 #[track_caller]
 fn silent(cluster: &Cluster, who: Who, way: Way, protocol: Protocol, to: SocketAddr) {
-    let asked = cluster.at(who, way, || Talk::open_within(protocol, to, SILENCE).map(|t| t.seen));
+    let asked = cluster.at(who, way, || {
+        Talk::open_within(protocol, to, SILENCE).map(|t| t.seen)
+    });
     let kind = asked.as_ref().map_err(std::io::Error::kind);
     let right = match who {
         // It may be told at once.
         Who::Node(_) => matches!(kind, Err(ErrorKind::TimedOut | ErrorKind::HostUnreachable)),
         _ => kind == Err(ErrorKind::TimedOut),
     };
-    assert!(
-        right,
-        "{who:?} by {way:?}, {protocol:?} to {to}: {asked:?}"
-    );
+    assert!(right, "{who:?} by {way:?}, {protocol:?} to {to}: {asked:?}");
 }
 
 /// The backend sees the client itself.

@@ -28,7 +28,11 @@ fn somebody_outside_reaches_a_node_port() {
                     let to = cluster.node_port(node, v6, PORT);
                     let (who, way) = (Who::Outside, Way::Packet);
                     let heard = reaches(cluster, who, way, protocol, to, &["1-2", "2-1"]);
-                    let [local, remote] = if node == 0 { ["1-2", "2-1"] } else { ["2-1", "1-2"] };
+                    let [local, remote] = if node == 0 {
+                        ["1-2", "2-1"]
+                    } else {
+                        ["2-1", "1-2"]
+                    };
                     sees(&heard[local], cluster.address(who, v6));
                     sees_translated(&heard[remote], cluster.address(Who::Node(node), v6));
                 }

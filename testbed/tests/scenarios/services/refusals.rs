@@ -16,7 +16,9 @@ fn a_service_without_endpoints_refuses_at_once() {
         Outside::by(&cluster.bed, "2001:db8:77::/64", 0);
         let external = [[203, 0, 113, 7].into(), "2001:db8:77::7".parse().unwrap()];
         let none = Said::new("none", 1).web().node_port(PORT);
-        let none = external.iter().fold(none, |none, ip| none.ingress(*ip, false));
+        let none = external
+            .iter()
+            .fold(none, |none, ip| none.ingress(*ip, false));
         // One that is not ready is none.
         cluster.say(&none.clone().ends([end(1, 0).unready()]));
         for v6 in FAMILIES {

@@ -62,7 +62,9 @@ fn no_connection_notices_new_programs() {
                 cluster.restart(node).unwrap();
             }
             over.store(true, Ordering::Relaxed);
-            talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            talking
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
         // And new ones begin as ever.
         for way in WAYS {
@@ -74,7 +76,14 @@ fn no_connection_notices_new_programs() {
         }
         cluster.say(&web.clone().ends([end(1, 0)]));
         let to = at(web.cluster_ip(false), 80);
-        reaches(cluster, Who::Pod(0, 0), Way::Socket, PROTOCOLS[1], to, &["2-1"]);
+        reaches(
+            cluster,
+            Who::Pod(0, 0),
+            Way::Socket,
+            PROTOCOLS[1],
+            to,
+            &["2-1"],
+        );
         assert_eq!(cluster.drops(), []);
     });
 }

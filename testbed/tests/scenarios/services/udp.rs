@@ -24,7 +24,10 @@ fn an_answer_comes_from_whom_was_asked() {
         cluster.say(&one);
         cluster.say(&other);
         for who in [Who::Pod(0, 0), Who::Node(0)] {
-            for (way, v6) in WAYS.into_iter().flat_map(|way| FAMILIES.map(|v6| (way, v6))) {
+            for (way, v6) in WAYS
+                .into_iter()
+                .flat_map(|way| FAMILIES.map(|v6| (way, v6)))
+            {
                 let (first, second) = (at(one.cluster_ip(v6), 80), at(other.cluster_ip(v6), 80));
                 let straight = at(cluster.pod(1, 0).address(v6), 8080);
                 let client = cluster.address(who, v6);
@@ -81,7 +84,10 @@ fn a_storm_of_questions_is_answered() {
             .ends([end(0, 1), end(1, 0)]);
         cluster.say(&dns);
         let (threads, each) = (4, 100);
-        for (way, v6) in WAYS.into_iter().flat_map(|way| FAMILIES.map(|v6| (way, v6))) {
+        for (way, v6) in WAYS
+            .into_iter()
+            .flat_map(|way| FAMILIES.map(|v6| (way, v6)))
+        {
             let to = at(dns.cluster_ip(v6), 53);
             let start = Instant::now();
             cluster.at(Who::Pod(0, 0), way, || {
