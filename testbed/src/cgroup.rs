@@ -62,7 +62,7 @@ impl Drop for Cgroup {
 }
 
 /// That of this process, where it is mounted.
-fn own() -> Result<PathBuf> {
+pub(crate) fn own() -> Result<PathBuf> {
     let mounts =
         fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
     let mut mounts = mounts.lines().map(|line| line.split(' '));

@@ -1,6 +1,6 @@
 //! Nodes with pods, datapath and load balancing, and somebody outside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
@@ -63,6 +63,9 @@ pub struct Cluster {
     cgroups: Vec<Cgroup>,
     witnesses: Vec<Vec<Option<Witness>>>,
     loading: Loading,
+    blackholed: bool,
+    /// Drops until [`Cluster::mark`].
+    before: BTreeMap<(usize, &'static str), u64>,
 }
 
 impl Cluster {
@@ -90,6 +93,8 @@ impl Cluster {
             datapaths,
             outside,
             loading,
+            blackholed: false,
+            before: BTreeMap::new(),
         };
         for node in 0..cluster.bed.nodes.len() {
             let dir = PinDir::current(cluster.datapaths.root(node));
@@ -115,7 +120,10 @@ impl Cluster {
     }
 
     /// Whether the kernel has no route to any pod: what gets there goes by the datapath.
-    pub fn blackhole(&self, is: bool) {
+    pub fn blackhole(&mut self, is: bool) {
+        if std::mem::replace(&mut self.blackholed, is) == is {
+            return;
+        }
         for node in &self.bed.nodes {
             for (family, range) in [("-4", "10.250.0.0/16"), ("-6", "fd50::/16")] {
                 if is {
@@ -267,18 +275,29 @@ impl Cluster {
         dropped.expect("read the drops").0
     }
 
-    /// All that the nodes have dropped.
+    /// All that the nodes have dropped since [`Cluster::mark`].
     pub fn drops(&mut self) -> Vec<(usize, &'static str, u64)> {
         let mut all = Vec::new();
         for node in 0..self.bed.nodes.len() {
             for reason in Reason::ALL {
-                let packets = self.dropped(node, *reason);
+                let name = reason.name();
+                let before = self.before.get(&(node, name)).copied().unwrap_or(0);
+                let packets = self.dropped(node, *reason) - before;
                 if packets > 0 {
-                    all.push((node, reason.name(), packets));
+                    all.push((node, name, packets));
                 }
             }
         }
         all
+    }
+
+    /// What was dropped until now is nobody's business any more.
+    pub fn mark(&mut self) {
+        self.before.clear();
+        let all = self.drops().into_iter();
+        self.before = all
+            .map(|(node, name, count)| ((node, name), count))
+            .collect();
     }
 
     /// Attaches the programs by the other kind.

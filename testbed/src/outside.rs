@@ -49,7 +49,7 @@ impl Outside {
         for node in &bed.nodes {
             let number = node.number;
             node.run(&format!("ip route add default via 172.20.{number}.254"));
-            node.run(&format!("ip route add default via fd20:0:0:{number}::254"));
+            node.run(&format!("ip route add default via fd20:0:0:{number}::fe"));
         }
         host
     }

@@ -48,7 +48,7 @@ fn age(cluster: &Cluster, node: usize, seconds: u32) -> usize {
 
 #[test]
 fn a_client_stays_with_its_backend_by_both_ways() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&sticky());
         for v6 in FAMILIES {
             for protocol in PROTOCOLS {
@@ -70,7 +70,7 @@ fn a_client_stays_with_its_backend_by_both_ways() {
 
 #[test]
 fn somebody_outside_stays_with_its_backend() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&sticky());
         for v6 in FAMILIES {
             for protocol in PROTOCOLS {
@@ -89,7 +89,7 @@ fn somebody_outside_stays_with_its_backend() {
 
 #[test]
 fn a_client_is_forgotten_after_the_timeout() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&sticky());
         for way in WAYS {
             for v6 in FAMILIES {
@@ -113,7 +113,7 @@ fn a_client_is_forgotten_after_the_timeout() {
 
 #[test]
 fn a_client_leaves_a_backend_that_is_not_ready() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for way in WAYS {
             for v6 in FAMILIES {
                 cluster.say(&sticky());

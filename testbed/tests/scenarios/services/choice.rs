@@ -8,14 +8,14 @@ use watari_testbed::said::{Said, end};
 use watari_testbed::witness::Talk;
 use watari_testbed::{Cluster, WAYS, Way, Who};
 
-use super::{PROTOCOLS, at, past_the_routes, reaches, refused};
+use super::{PROTOCOLS, at, fresh_ports, past_the_routes, reaches, refused};
 use crate::FAMILIES;
 
 const PORT: u16 = 30_080;
 
 #[test]
 fn clients_stay_in_their_zone() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.zone(0, Some("a"));
         cluster.zone(1, Some("b"));
         let hinted = Said::new("hinted", 1)
@@ -46,7 +46,7 @@ fn clients_stay_in_their_zone() {
 
 #[test]
 fn clients_stay_on_their_node_by_hints() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let hinted = Said::new("hinted", 1)
             .web()
             .ends([end(0, 1).for_node(0), end(1, 0).for_node(1)]);
@@ -82,7 +82,7 @@ fn shares(
 
 #[test]
 fn weights_share_connections_out() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let web = Said::new("web", 1)
             .web()
             .node_port(PORT)
@@ -111,17 +111,18 @@ fn weights_share_connections_out() {
 /// Whichever node a router gives a connection to, the same backend gets it.
 #[test]
 fn any_node_chooses_the_same_backend_for_somebody_outside() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let ends = [end(0, 0), end(0, 1), end(1, 0), end(1, 1)];
         cluster.say(&Said::new("web", 1).web().node_port(PORT).ends(ends));
         for v6 in FAMILIES {
             for (protocol, count) in [(Protocol::Udp, 40), (Protocol::Tcp, 10)] {
                 let mut names = [Vec::new(), Vec::new()];
+                let ports = fresh_ports(count);
                 for (node, names) in names.iter_mut().enumerate() {
                     let to = cluster.node_port(node, v6, PORT);
                     *names = cluster.at(Who::Outside, Way::Packet, || {
                         let open = |port| Talk::open_from(protocol, port, to).unwrap().seen.name;
-                        (20_000..20_000 + count).map(open).collect::<Vec<_>>()
+                        ports.clone().map(open).collect::<Vec<_>>()
                     });
                 }
                 assert_eq!(names[0], names[1], "{protocol:?}");
@@ -136,7 +137,7 @@ fn any_node_chooses_the_same_backend_for_somebody_outside() {
 
 #[test]
 fn new_connections_go_where_fewer_are() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let count = 150;
         for way in WAYS {
             for v6 in FAMILIES {
@@ -162,7 +163,7 @@ fn new_connections_go_where_fewer_are() {
 
 #[test]
 fn ranges_of_ports_keep_the_port() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let range = |protocol, first, last| PortRange {
             protocol,
             first,

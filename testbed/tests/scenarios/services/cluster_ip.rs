@@ -12,7 +12,7 @@ use crate::FAMILIES;
 
 #[test]
 fn pods_reach_a_cluster_ip() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let web = Said::new("web", 1).web().ends([end(0, 1), end(1, 0)]);
         cluster.say(&web);
         let who = Who::Pod(0, 0);
@@ -48,7 +48,7 @@ fn pods_reach_a_cluster_ip() {
 
 #[test]
 fn nodes_reach_a_cluster_ip() {
-    on_both(2, |cluster| {
+    on_both(|cluster| {
         let web = Said::new("web", 1).web().ends([end(0, 1), end(1, 0)]);
         cluster.say(&web);
         let who = Who::Node(0);
@@ -74,7 +74,7 @@ fn nodes_reach_a_cluster_ip() {
 
 #[test]
 fn a_cluster_ip_is_reached_from_outside() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let web = Said::new("web", 1).web().ends([end(0, 1), end(1, 0)]);
         cluster.say(&web);
         Outside::by(&cluster.bed, "10.96.0.0/16", 0);
@@ -95,7 +95,7 @@ fn a_cluster_ip_is_reached_from_outside() {
 
 #[test]
 fn every_port_leads_to_its_own() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let many = Said::new("many", 2)
             .port("http", Protocol::Tcp, 80, 8080)
             .port("metrics", Protocol::Tcp, 9100, 9090)
@@ -126,7 +126,7 @@ fn every_port_leads_to_its_own() {
 /// A named port may be another number at each pod; then there are several slices.
 #[test]
 fn several_slices_are_one_service() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let one = Said::new("parts", 3)
             .port("http", Protocol::Tcp, 80, 8080)
             .ends([end(1, 0)]);
@@ -158,7 +158,7 @@ fn several_slices_are_one_service() {
 /// A Service of one family has nothing at the other's address.
 #[test]
 fn a_service_of_one_family_is_that() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for v6 in FAMILIES {
             let number = 4 + u16::from(v6);
             let single = Said::new("single", number)
@@ -183,7 +183,7 @@ fn a_service_of_one_family_is_that() {
 /// Clients stay on their node, or get nothing.
 #[test]
 fn an_internal_policy_of_local_keeps_to_the_node() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let here = Said::new("here", 6)
             .web()
             .with(|service| service.internal_local = true)

@@ -45,7 +45,7 @@ fn open_to(
 
 #[test]
 fn a_terminating_endpoint_drains() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for v6 in FAMILIES {
             cluster.say(&web().ends([end(0, 1), end(1, 0)]));
             let mut held = Vec::new();
@@ -71,7 +71,7 @@ fn a_terminating_endpoint_drains() {
 
 #[test]
 fn terminating_endpoints_serve_where_there_are_no_others() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&web().ends([end(0, 1).terminating(), end(1, 0).terminating()]));
         for v6 in FAMILIES {
             for (who, way, to) in places(cluster, v6) {
@@ -93,7 +93,7 @@ fn terminating_endpoints_serve_where_there_are_no_others() {
 /// The client of an endpoint that is gone is told, or goes on with another.
 #[test]
 fn a_removed_endpoint_is_left_by_its_clients() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for v6 in FAMILIES {
             cluster.say(&web().ends([end(0, 1), end(1, 0)]));
             let mut held = Vec::new();
@@ -132,7 +132,7 @@ fn a_removed_endpoint_is_left_by_its_clients() {
 /// A socket that is connected to nobody goes on with another.
 #[test]
 fn an_unconnected_socket_leaves_a_removed_endpoint() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for (way, v6) in WAYS
             .into_iter()
             .flat_map(|way| FAMILIES.map(|v6| (way, v6)))
@@ -155,7 +155,7 @@ fn an_unconnected_socket_leaves_a_removed_endpoint() {
 
 #[test]
 fn a_service_comes_and_goes() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for v6 in FAMILIES {
             for (who, way, to) in places(cluster, v6) {
                 let protocol = Protocol::Tcp;

@@ -8,7 +8,7 @@ use crate::FAMILIES;
 
 #[test]
 fn a_pod_reaches_itself() {
-    past_the_routes(1, |cluster| {
+    past_the_routes(|cluster| {
         let own = Said::new("own", 1)
             .web()
             .node_port(30_080)
@@ -35,7 +35,7 @@ fn a_pod_reaches_itself() {
 
 #[test]
 fn a_pod_sends_itself_much() {
-    past_the_routes(1, |cluster| {
+    past_the_routes(|cluster| {
         let own = Said::new("own", 1).web().ends([end(0, 0)]);
         cluster.say(&own);
         for way in WAYS {

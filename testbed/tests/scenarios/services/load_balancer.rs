@@ -50,7 +50,7 @@ fn everybody_reaches(cluster: &mut Cluster, number: u8) {
 
 #[test]
 fn a_load_balancers_address_is_reached_by_everybody() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         by(cluster, 0);
         let web = Said::new("web", 1).web().ends([end(0, 1), end(1, 0)]);
         let web = FAMILIES
@@ -63,7 +63,7 @@ fn a_load_balancers_address_is_reached_by_everybody() {
 
 #[test]
 fn an_external_ip_is_reached_by_everybody() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         by(cluster, 0);
         let web = Said::new("web", 1)
             .web()
@@ -77,7 +77,7 @@ fn an_external_ip_is_reached_by_everybody() {
 /// Its clients inside leave the cluster and come back by it.
 #[test]
 fn an_ip_mode_of_proxy_sends_pods_to_the_load_balancer() {
-    on_both(1, |cluster| {
+    on_both(|cluster| {
         let router = cluster.bed.router.as_ref().unwrap();
         let addresses = FAMILIES.map(|v6| external(9, v6));
         for address in addresses {
@@ -113,7 +113,7 @@ fn an_ip_mode_of_proxy_sends_pods_to_the_load_balancer() {
 /// They hold everybody at the load balancer's address, and nobody elsewhere.
 #[test]
 fn source_ranges_hold_everybody() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         by(cluster, 0);
         let web = Said::new("web", 1).web().ends([end(0, 1)]);
         let web = FAMILIES

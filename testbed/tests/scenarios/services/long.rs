@@ -7,8 +7,8 @@ use watari_testbed::said::{Said, end};
 use watari_testbed::witness::{LONGEST, Talk};
 use watari_testbed::{Cluster, WAYS, Way, Who};
 
-use super::{at, by_both, open, past_the_routes};
-use crate::{BOTH, FAMILIES};
+use super::{at, behind_a_narrow_link, open, past_the_routes};
+use crate::FAMILIES;
 
 const PORT: u16 = 30_080;
 
@@ -27,7 +27,7 @@ fn ways(cluster: &mut Cluster, node: u8, pod: u8, v6: bool) -> Vec<(Who, Way, So
 
 #[test]
 fn datagrams_in_fragments_are_translated() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let lengths = [1, 1300, 1400, 1500, 3000, 10_000, 40_000, LONGEST];
         for v6 in FAMILIES {
             for (node, pod) in [(0, 1), (1, 0)] {
@@ -48,7 +48,7 @@ fn datagrams_in_fragments_are_translated() {
 
 #[test]
 fn much_data_passes_both_ways() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         for v6 in FAMILIES {
             for (node, pod) in [(0, 1), (1, 0)] {
                 for (who, way, to) in ways(cluster, node, pod, v6) {
@@ -67,8 +67,7 @@ fn much_data_passes_both_ways() {
 /// Somebody on the way says that a packet is too long, and means the translated one.
 #[test]
 fn a_narrow_link_far_away_is_found_out() {
-    let cluster = Cluster::with_mtu(1, BOTH[0], 1400).unwrap();
-    by_both(cluster, |cluster| {
+    behind_a_narrow_link(|cluster| {
         for v6 in FAMILIES {
             for (who, way, to) in ways(cluster, 1, 0, v6) {
                 for protocol in super::PROTOCOLS {
@@ -106,8 +105,7 @@ fn a_narrow_link_far_away_is_found_out() {
 /// A backend behind a narrow link answers at length.
 #[test]
 fn a_narrow_link_before_the_backend_is_found_out() {
-    let cluster = Cluster::with_mtu(1, BOTH[0], 1400).unwrap();
-    by_both(cluster, |cluster| {
+    behind_a_narrow_link(|cluster| {
         let web = Said::new("web", 1).web().node_port(PORT).ends([end(1, 0)]);
         cluster.say(&web);
         for v6 in FAMILIES {

@@ -9,6 +9,7 @@ mod hairpin;
 mod load_balancer;
 mod long;
 mod node_port;
+mod pool;
 mod refusals;
 mod restart;
 mod sctp;
@@ -17,6 +18,7 @@ mod udp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use watari_model::Protocol;
@@ -32,25 +34,37 @@ const SILENCE: Duration = Duration::from_millis(300);
 /// How often somebody asks who has to be answered by several.
 const MANY: usize = 60;
 
-/// Holds this on two nodes with so many pods each, by both kinds of attachment.
-fn on_both(pods: u8, test: impl Fn(&mut Cluster)) {
-    let cluster = Cluster::new(pods, BOTH[0]).unwrap();
-    by_both(cluster, test);
+/// Holds this on two nodes with two pods each, by both kinds of attachment.
+fn on_both(test: impl Fn(&mut Cluster)) {
+    by_both(pool::WIDE, false, test);
 }
 
 /// The same where no node has a route to any pod.
-fn past_the_routes(pods: u8, test: impl Fn(&mut Cluster)) {
-    let cluster = Cluster::new(pods, BOTH[0]).unwrap();
-    cluster.blackhole(true);
-    by_both(cluster, test);
+fn past_the_routes(test: impl Fn(&mut Cluster)) {
+    by_both(pool::WIDE, true, test);
 }
 
-fn by_both(mut cluster: Cluster, test: impl Fn(&mut Cluster)) {
+/// The same where the second node is behind a narrow link.
+fn behind_a_narrow_link(test: impl Fn(&mut Cluster)) {
+    by_both(pool::NARROW, false, test);
+}
+
+fn by_both(mtu: u32, blackholed: bool, test: impl Fn(&mut Cluster)) {
+    let mut cluster = pool::lease(mtu);
+    cluster.blackhole(blackholed);
     for attachment in BOTH {
         cluster.reattach(attachment).unwrap();
+        cluster.mark();
         test(&mut cluster);
         cluster.forget_all();
     }
+}
+
+/// A port that no test has used.
+fn fresh_ports(count: u16) -> std::ops::Range<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let first = NEXT.fetch_add(count, Ordering::Relaxed);
+    first..first + count
 }
 
 fn at(address: IpAddr, port: u16) -> SocketAddr {

@@ -20,7 +20,7 @@ fn web() -> Said {
 /// A backend of the node that was asked sees the client; one elsewhere sees that node.
 #[test]
 fn somebody_outside_reaches_a_node_port() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&web());
         for node in [0, 1] {
             for v6 in FAMILIES {
@@ -44,7 +44,7 @@ fn somebody_outside_reaches_a_node_port() {
 
 #[test]
 fn pods_reach_their_own_nodes_port() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         cluster.say(&web());
         let who = Who::Pod(0, 0);
         for way in WAYS {
@@ -65,7 +65,7 @@ fn pods_reach_their_own_nodes_port() {
 /// What the other node's port is, only that one knows.
 #[test]
 fn pods_reach_another_nodes_port() {
-    on_both(2, |cluster| {
+    on_both(|cluster| {
         cluster.say(&web());
         let who = Who::Pod(0, 0);
         for way in WAYS {
@@ -84,7 +84,7 @@ fn pods_reach_another_nodes_port() {
 
 #[test]
 fn nodes_reach_node_ports() {
-    on_both(2, |cluster| {
+    on_both(|cluster| {
         cluster.say(&web());
         let who = Who::Node(0);
         for v6 in FAMILIES {
@@ -111,7 +111,7 @@ fn nodes_reach_node_ports() {
 /// to that.
 #[test]
 fn an_external_policy_of_local_keeps_the_client() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let local = web().with(|service| service.external_local = true);
         cluster.say(&local.clone().ends([end(0, 1)]));
         for v6 in FAMILIES {

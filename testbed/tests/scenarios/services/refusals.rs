@@ -11,7 +11,7 @@ const PORT: u16 = 30_080;
 
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
-    on_both(1, |cluster| {
+    on_both(|cluster| {
         Outside::by(&cluster.bed, "203.0.113.0/24", 0);
         Outside::by(&cluster.bed, "2001:db8:77::/64", 0);
         let external = [[203, 0, 113, 7].into(), "2001:db8:77::7".parse().unwrap()];
@@ -46,7 +46,7 @@ fn a_service_without_endpoints_refuses_at_once() {
 
 #[test]
 fn a_policy_of_local_without_any_endpoint_refuses() {
-    past_the_routes(1, |cluster| {
+    past_the_routes(|cluster| {
         let none = Said::new("none", 1).web().node_port(PORT).with(|service| {
             (service.internal_local, service.external_local) = (true, true);
         });
@@ -64,7 +64,7 @@ fn a_policy_of_local_without_any_endpoint_refuses() {
 
 #[test]
 fn undefined_ports_are_refused() {
-    on_both(1, |cluster| {
+    on_both(|cluster| {
         Outside::by(&cluster.bed, "10.96.0.0/16", 0);
         Outside::by(&cluster.bed, "fd96::/112", 0);
         let web = Said::new("web", 1).web().ends([end(1, 0)]);
@@ -85,7 +85,7 @@ fn undefined_ports_are_refused() {
 
 #[test]
 fn addresses_that_no_service_has_are_dropped() {
-    on_both(1, |cluster| {
+    on_both(|cluster| {
         Outside::by(&cluster.bed, "10.96.0.0/16", 0);
         Outside::by(&cluster.bed, "fd96::/112", 0);
         for v6 in FAMILIES {

@@ -36,7 +36,7 @@ fn talks(cluster: &Cluster, web: &Said) -> Vec<(String, Talk)> {
 
 #[test]
 fn no_connection_notices_new_programs() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let web = Said::new("web", 1)
             .web()
             .node_port(PORT)

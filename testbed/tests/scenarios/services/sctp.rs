@@ -8,7 +8,7 @@ use watari_testbed::said::{Said, end};
 use watari_testbed::witness::PATIENCE;
 use watari_testbed::{Cluster, Way, Who};
 
-use super::{SILENCE, at, past_the_routes};
+use super::{SILENCE, at, fresh_ports, past_the_routes};
 use crate::FAMILIES;
 
 const PORT: u16 = 30_080;
@@ -74,8 +74,7 @@ fn associate(client: &End, server: &End, to: SocketAddr) -> SocketAddr {
 
 #[test]
 fn associations_are_translated() {
-    past_the_routes(2, |cluster| {
-        let mut port = 5000;
+    past_the_routes(|cluster| {
         for (node, pod) in [(0, 1), (1, 0)] {
             let diameter = Said::new("diameter", 1)
                 .port("sctp", Protocol::Sctp, 80, TARGET)
@@ -90,7 +89,7 @@ fn associations_are_translated() {
                     (Who::Outside, cluster.node_port(0, v6, PORT)),
                 ];
                 for (who, to) in asked {
-                    port += 1;
+                    let port = fresh_ports(1).start;
                     let client = End::open(cluster, who, at(cluster.address(who, v6), port));
                     let seen = associate(&client, &there, to);
                     let translated = who == Who::Outside && node == 1;
@@ -106,13 +105,14 @@ fn associations_are_translated() {
 /// Nobody has the port: an ICMP error says so, and no packet of SCTP comes.
 #[test]
 fn sctp_without_endpoints_gets_no_answer_of_its_own() {
-    past_the_routes(1, |cluster| {
+    past_the_routes(|cluster| {
         let none = Said::new("none", 1).port("sctp", Protocol::Sctp, 80, TARGET);
         cluster.say(&none);
         let before = cluster.count(0, watari_abi::Counter::Refused);
         for v6 in FAMILIES {
             let who = Who::Pod(0, 0);
-            let client = End::open(cluster, who, at(cluster.address(who, v6), 5000));
+            let port = fresh_ports(1).start;
+            let client = End::open(cluster, who, at(cluster.address(who, v6), port));
             client.send(at(none.cluster_ip(v6), 80), 0, INIT, &body(1));
             assert!(client.sctp.receive(SILENCE).is_err());
         }

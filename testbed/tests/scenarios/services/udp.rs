@@ -18,7 +18,7 @@ fn unconnected(v6: bool) -> UdpSocket {
 /// A resolver takes only the answers that come from whom it asked.
 #[test]
 fn an_answer_comes_from_whom_was_asked() {
-    on_both(2, |cluster| {
+    on_both(|cluster| {
         let one = Said::new("one", 1).web().ends([end(0, 1)]);
         let other = Said::new("other", 2).web().ends([end(1, 0)]);
         cluster.say(&one);
@@ -54,7 +54,7 @@ fn an_answer_comes_from_whom_was_asked() {
 /// A socket of IPv6 that speaks IPv4.
 #[test]
 fn a_socket_of_both_families_is_served() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let web = Said::new("web", 1).web().ends([end(1, 0)]);
         cluster.say(&web);
         let std::net::IpAddr::V4(ip) = web.cluster_ip(false) else {
@@ -78,7 +78,7 @@ fn a_socket_of_both_families_is_served() {
 /// Many short questions at once, each by a socket of its own, as resolvers do.
 #[test]
 fn a_storm_of_questions_is_answered() {
-    past_the_routes(2, |cluster| {
+    past_the_routes(|cluster| {
         let dns = Said::new("dns", 1)
             .port("dns", Protocol::Udp, 53, 7001)
             .ends([end(0, 1), end(1, 0)]);
