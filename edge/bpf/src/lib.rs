@@ -5,7 +5,7 @@
 //! upgrades, compares and removes them.
 
 mod attach;
-/// The tables of Services.
+#[cfg(feature = "load")]
 pub mod balance;
 #[cfg(feature = "load")]
 mod datapath;

@@ -11,7 +11,7 @@ use super::maglev;
 use super::numbers::{self, QUARANTINE};
 use super::plan::Plan;
 use super::sets::{Class, Edited, Fit, Share, When, assign, classes, edit, fit};
-use super::shadow::{Kept, Later, Record, Role, Rooms, Shadow};
+use super::shadow::{Later, Record, Role, Rooms, Shadow};
 use super::stretches::Stretch;
 use super::words::{self, flags, frontend_key, range_keys, shares, source_key, text};
 use crate::error::BpfError;
@@ -127,7 +127,7 @@ impl Planner<'_> {
         }
         let now = old.map_or([0; 3], |record| record.roles);
         let edits = |at: usize, set: u32| edit(self.shadow.slots(set), &wanted[at]);
-        let assigned = assign(&classes, now, |at, set| !edits(at, set).changed);
+        let assigned = assign(&classes, now, edits);
         let mut prepared = Prepared {
             number,
             roles: [0; 3],
@@ -626,12 +626,6 @@ impl Planner<'_> {
             record.ring_right = true;
         }
         Ok(())
-    }
-
-    /// A set that no frontend asks for goes as if one just had.
-    pub fn forget_set(&mut self, set: u32) {
-        self.shadow.sets.entry(set).or_insert_with(Kept::default);
-        self.release_set(set);
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
     Some(Described {
         number: record.number,
         protocol: record.protocol,
-        frontends: frontends.map(|(at, kind, _)| DescribedFrontend { at, kind }).collect(),
+        frontends: frontends.map(|(at, kind)| DescribedFrontend { at, kind }).collect(),
         backends: backends.into_values().collect(),
         ring: ring.map_or(0, |stretch| stretch.room()),
     })

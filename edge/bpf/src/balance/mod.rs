@@ -26,7 +26,7 @@ mod stretches;
 mod tests;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use watari_model::Protocol;
@@ -94,6 +94,8 @@ pub struct Observed {
     pub services: Services,
     /// What is not, in words.
     pub strays: Vec<String>,
+    /// Balancers that lack something which `services` has no word for: they are to be set once more.
+    pub unfinished: BTreeSet<BalancerName>,
 }
 
 /// What [`Balancing::apply`] did.

@@ -106,11 +106,6 @@ impl Numbers {
         (number != 0 && known.backend != NOBODY.backend).then_some(&known.backend)
     }
 
-    /// How many slots have it.
-    pub fn uses(&self, number: u32) -> u32 {
-        self.known.get(number as usize).map_or(0, |known| known.uses)
-    }
-
     /// The number of a backend, be it in use or at rest.
     pub fn number(&self, at: SocketAddr) -> Option<u32> {
         self.by_key.get(&key(&entry(at, true))).copied()

@@ -13,6 +13,7 @@ use watari_tables::{BalancerName, Others};
 use super::change::ring_of;
 use super::layer::{Array, Layer, Table, Tables};
 use super::numbers::{self, Numbers};
+use super::observe::wrong;
 use super::shadow::{AtAddress, Kept, Later, Record, Role, Rooms, Shadow, Strays};
 use super::stretches::{Stretch, Stretches};
 use super::words::{self, Members};
@@ -114,10 +115,16 @@ struct Read {
 
 fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfError> {
     let mut names = BTreeMap::new();
-    tables.names.each(&mut |number, text| drop(names.insert(number, text)))?;
+    tables.names.each(&mut |number, text| {
+        names.insert(number, text);
+    })?;
     let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
-    tables.frontends.each(&mut |key, entry| drop(shadow.frontends.insert(key, entry)))?;
-    tables.ranges.each(&mut |key, entry| drop(shadow.ranges.insert(key, entry)))?;
+    tables.frontends.each(&mut |key, entry| {
+        shadow.frontends.insert(key, entry);
+    })?;
+    tables.ranges.each(&mut |key, entry| {
+        shadow.ranges.insert(key, entry);
+    })?;
     for (key, entry) in &shadow.frontends {
         if !words::is_address(key) {
             let group = groups.entry(entry.service).or_default();
@@ -205,6 +212,7 @@ pub(super) fn rebuild<L: Layer>(
         }
     }
     check_rings(&mut shadow, &rings);
+    take_wrong(&mut shadow);
     take_addresses(&mut shadow);
     Ok(shadow)
 }
@@ -373,6 +381,28 @@ fn check_rings(shadow: &mut Shadow, rings: &HashMap<u32, Vec<u32>>) {
         if let Some(record) = shadow.records.get_mut(&name) {
             record.ring_right = true;
         }
+    }
+}
+
+/// A frontend that is not as the others of its balancer is either wanted, and then written again, or is
+/// nobody's.
+fn take_wrong(shadow: &mut Shadow) {
+    let found: Vec<_> = shadow
+        .records
+        .iter()
+        .map(|(name, record)| (name.clone(), wrong(shadow, name, record)))
+        .filter(|(_, (frontends, ranges))| !frontends.is_empty() || !ranges.is_empty())
+        .collect();
+    for (name, (frontends, ranges)) in found {
+        let count = frontends.len() + ranges.len();
+        let words = format!("{count} frontends of {name}, which are not as its others");
+        shadow.strays.words.push(words);
+        if let Some(record) = shadow.records.get_mut(&name) {
+            record.frontends.retain(|key| !frontends.contains(key));
+            record.ranges.retain(|key| !ranges.contains(key));
+        }
+        shadow.strays.frontends.extend(frontends);
+        shadow.strays.ranges.extend(ranges);
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Edited {
     pub writes: Vec<(u32, u32)>,
     /// False if there is nothing to do.
     pub changed: bool,
+    /// There are fewer slots than before.
+    pub shrinks: bool,
 }
 
 fn index(at: usize) -> u32 {
@@ -63,7 +65,7 @@ pub(super) fn edit(slots: &[u32], wanted: &[Share]) -> Edited {
             edited.writes.push((index(at), *number));
         }
     }
-    let shrinks = holes.len() > 0;
+    edited.shrinks = holes.len() > 0;
     for hole in holes.rev() {
         let last = edited.slots.pop();
         if let (Some(place), Some(last)) = (edited.slots.get_mut(hole), last) {
@@ -71,7 +73,7 @@ pub(super) fn edit(slots: &[u32], wanted: &[Share]) -> Edited {
             edited.writes.push((index(hole), last));
         }
     }
-    edited.changed = shrinks || !edited.writes.is_empty();
+    edited.changed = edited.shrinks || !edited.writes.is_empty();
     // What was moved, and cut off then.
     let count = index(edited.slots.len());
     edited.writes.retain(|(at, _)| *at < count);
@@ -148,11 +150,12 @@ pub(super) enum When {
 /// For each class the set that it goes on with, if any, and when that is written.
 ///
 /// Whoever is to leave a set leaves it before it becomes another one; whoever is to come, comes after.
-/// Where both would have to be, none goes on with it.
+/// Where both would have to be, none goes on with it. Where nobody leaves or comes, a set grows before
+/// frontends are written, and shrinks after them.
 pub(super) fn assign(
     classes: &[Class],
     now: [u32; 3],
-    same: impl Fn(usize, u32) -> bool,
+    edit: impl Fn(usize, u32) -> Edited,
 ) -> Vec<Option<(u32, When)>> {
     let mut assigned: Vec<Option<(u32, When)>> = vec![None; classes.len()];
     let mut claimed = Vec::new();
@@ -165,11 +168,11 @@ pub(super) fn assign(
             let found = candidates
                 .filter(|set| *set != 0 && !claimed.contains(set))
                 .find_map(|set| {
-                    let is_same = same(at, set);
-                    if exactly && !is_same {
+                    let edited = edit(at, set);
+                    if exactly && edited.changed {
                         return None;
                     }
-                    let when = when(class, now, set, is_same)?;
+                    let when = when(class, now, set, &edited)?;
                     Some((set, when))
                 });
             if let Some((set, _)) = found {
@@ -181,7 +184,7 @@ pub(super) fn assign(
     assigned
 }
 
-fn when(class: &Class, now: [u32; 3], set: u32, is_same: bool) -> Option<When> {
+fn when(class: &Class, now: [u32; 3], set: u32, edited: &Edited) -> Option<When> {
     let has = |role: &Role| class.roles.contains(role);
     let leaves = Role::ALL.iter().any(|role| now[*role as usize] == set && !has(role));
     let comes = class.roles.iter().any(|role| {
@@ -189,9 +192,10 @@ fn when(class: &Class, now: [u32; 3], set: u32, is_same: bool) -> Option<When> {
         from != set && from != 0
     });
     match (leaves, comes) {
-        _ if is_same => Some(When::Early),
+        _ if !edited.changed => Some(When::Early),
         (true, true) => None,
         (true, false) => Some(When::Late),
+        (false, false) if edited.shrinks => Some(When::Late),
         (false, _) => Some(When::Early),
     }
 }

@@ -14,6 +14,8 @@ use watari_tables::{
     Backends, Balancer, BalancerName, Frontend, FrontendKind, Services, ServicesChange,
 };
 
+use super::Observed;
+
 /// Bits of a v4-mapped address before the IPv4 part.
 const MAPPED_BITS: u8 = 96;
 /// Bits of a [`PortRangeKey`] before the port.
@@ -276,8 +278,11 @@ fn same(one: &Balancer, two: &Balancer) -> bool {
 
 /// The fewest steps from what was observed to what is desired, as far as the kernel's tables can
 /// tell the two apart.
-pub fn difference(observed: &Services, desired: &Services) -> Vec<ServicesChange> {
+pub fn difference(observed: &Observed, desired: &Services) -> Vec<ServicesChange> {
+    let unfinished = &observed.unfinished;
+    let observed = &observed.services;
     let unsaid = |change: &ServicesChange| match change {
+        ServicesChange::Set(name, _) if unfinished.contains(name) => false,
         ServicesChange::Set(name, balancer) => match observed.balancers.get(name) {
             Some(there) => same(there, balancer),
             None => balancer.frontends.is_empty(),
@@ -291,6 +296,13 @@ pub fn difference(observed: &Services, desired: &Services) -> Vec<ServicesChange
         _ => false,
     };
     let mut steps = observed.steps_to(desired);
+    for name in unfinished {
+        if let Some(balancer) = desired.balancers.get(name)
+            && observed.balancers.get(name) == Some(balancer)
+        {
+            steps.push(ServicesChange::Set(name.clone(), balancer.clone()));
+        }
+    }
     steps.retain(|change| !unsaid(change));
     steps
 }

@@ -49,6 +49,8 @@ pub struct LoadOptions {
     pub established: Option<u32>,
     /// Entries of the table of other connections; none: [`maps::TRANSIENT_MAX`].
     pub transient: Option<u32>,
+    /// Entries of the table of the slots of Services' sets; none: [`maps::SLOTS_MAX`].
+    pub slots: Option<u32>,
 }
 
 impl LoadOptions {
@@ -59,6 +61,7 @@ impl LoadOptions {
             attachment: None,
             established: None,
             transient: None,
+            slots: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl LoadOptions {
         match map {
             maps::ESTABLISHED => self.established,
             maps::TRANSIENT => self.transient,
+            maps::SLOTS => self.slots,
             _ => None,
         }
     }
