@@ -64,6 +64,9 @@ pub struct Translated {
     pub destination: SocketAddr,
     /// The number of the Service's port; zero for none.
     pub service: u32,
+    /// What that is called: `NAMESPACE/NAME:PORT`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
     /// The number of the backend; zero for none.
     pub backend: u32,
 }
@@ -115,6 +118,8 @@ pub struct Filter {
     pub protocol: Option<String>,
     /// `allowed`, `denied` or `dropped`.
     pub verdict: Option<String>,
+    /// Through this Service, `NAMESPACE/NAME`.
+    pub service: Option<String>,
 }
 
 /// The name of a state.
@@ -254,6 +259,15 @@ impl Row {
         })
     }
 
+    /// Says what its Service is called.
+    pub fn name_service(&mut self, name: impl FnOnce(u32) -> Option<String>) {
+        if let Some(through) = &mut self.translation
+            && through.service != 0
+        {
+            through.name = name(through.service);
+        }
+    }
+
     /// Whether a filter wants it.
     pub fn passes(&self, filter: &Filter) -> bool {
         let ends = [&self.source, &self.destination];
@@ -265,6 +279,15 @@ impl Row {
                 "allowed" => *ways[0] == "allowed" && *ways[1] != "denied",
                 other => ways.iter().any(|way| *way == other),
             }
+        };
+        let service = |wanted: &String| {
+            let name = self
+                .translation
+                .as_ref()
+                .and_then(|through| through.name.as_ref());
+            // The port's name has no colon.
+            name.and_then(|name| name.rsplit_once(':'))
+                .is_some_and(|(service, _)| service == wanted)
         };
         filter.pod.as_ref().is_none_or(pod)
             && filter
@@ -278,6 +301,7 @@ impl Row {
                 .as_ref()
                 .is_none_or(|wanted| self.protocol.eq_ignore_ascii_case(wanted))
             && filter.verdict.as_ref().is_none_or(verdict)
+            && filter.service.as_ref().is_none_or(service)
     }
 }
 
@@ -308,6 +332,7 @@ fn translated(connection: &Connection) -> Option<Translated> {
         source: end(source, source_port),
         destination: end(destination, destination_port),
         service,
+        name: None,
         backend,
     })
 }

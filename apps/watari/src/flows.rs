@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use clap::ValueEnum;
 use watari_agent::{Ask, End, Filter, Names, Row};
+use watari_model::ServiceName;
 
 use crate::Outcome;
 use crate::place::Place;
@@ -31,6 +32,9 @@ pub struct Args {
     /// Of this protocol: tcp, udp, icmp, … or a number.
     #[arg(long)]
     protocol: Option<String>,
+    /// Through this Service, `NAME` or `NAMESPACE/NAME`.
+    #[arg(long, value_name = "NAME", value_parser = crate::service::name)]
+    service: Option<ServiceName>,
     /// So judged.
     #[arg(long)]
     verdict: Option<Verdict>,
@@ -65,6 +69,7 @@ impl Args {
             port: self.port,
             protocol: self.protocol.clone(),
             verdict,
+            service: self.service.as_ref().map(ToString::to_string),
         };
         if !self.json {
             println!("{}", head());
@@ -146,11 +151,17 @@ fn show(row: &Row) -> String {
     } else {
         String::new()
     };
+    let mut to = end(&row.destination);
+    if let Some(through) = &row.translation
+        && let Some(service) = &through.name
+    {
+        to.push_str(&format!(" through {service} ({})", through.destination));
+    }
     line([
         &row.event,
         &row.protocol,
         &end(&row.source),
-        &end(&row.destination),
+        &to,
         &row.state,
         &row.road,
         &pair(row.original.packets, row.reply.packets),

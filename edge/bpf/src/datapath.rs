@@ -1,5 +1,6 @@
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use watari_abi::{Connection, ConnectionKey, Counter, DropEvent, FlowEvent, Reason, Tally};
@@ -84,6 +85,8 @@ pub enum Stray {
     },
     /// The pin of a link that is detached from everything.
     Pin(String),
+    /// Socket programs that are not all where they should be, and what is wrong.
+    Sockets(String),
 }
 
 impl fmt::Display for Stray {
@@ -106,6 +109,7 @@ impl fmt::Display for Stray {
                 link: None,
             } => write!(f, "link {ifindex}, which is gone"),
             Self::Hook { at, why } => write!(f, "{} at {}: {why}", name(at.hook), at.link),
+            Self::Sockets(why) => write!(f, "socket programs: {why}"),
             Self::Pin(name) => write!(f, "pin {name} of a link that is attached nowhere"),
         }
     }
@@ -122,6 +126,10 @@ pub enum Change {
     SetRemote(IpNet, IpAddr),
     /// Attach a program, or replace the one there.
     Attach(HookAt),
+    /// Attach the socket programs at a cgroup, or replace those there.
+    AttachSockets(PathBuf),
+    /// Take the socket programs off their cgroup.
+    DetachSockets,
     /// Forget pods elsewhere.
     RemoveRemote(IpNet),
     /// Remove an endpoint; its link's entry with the last one.
@@ -135,6 +143,10 @@ impl fmt::Display for Change {
         match self {
             Self::Detach(at) => write!(f, "detach {} from {}", name(at.hook), at.link),
             Self::Attach(at) => write!(f, "attach {} at {}", name(at.hook), at.link),
+            Self::AttachSockets(cgroup) => {
+                write!(f, "attach the socket programs at {}", cgroup.display())
+            }
+            Self::DetachSockets => write!(f, "detach the socket programs"),
             Self::SetEndpoint(address, endpoint) => {
                 write!(f, "set endpoint {address} behind {}", endpoint.link)
             }
@@ -253,6 +265,12 @@ pub fn difference(observed: &Observed, desired: &Tables) -> Vec<Change> {
     }
     let missing = desired.hooks.difference(&is.hooks);
     changes.extend(missing.cloned().map(Change::Attach));
+    if is.sockets != desired.sockets {
+        changes.push(match &desired.sockets {
+            Some(cgroup) => Change::AttachSockets(cgroup.clone()),
+            None => Change::DetachSockets,
+        });
+    }
     let mut gone = is.remotes.keys();
     changes.extend(
         gone.by_ref()
@@ -284,6 +302,7 @@ fn is_put_right(stray: &Stray, desired: &Tables) -> bool {
                 .any(|endpoint| endpoint.link == *link)
         }),
         Stray::Hook { why, at } => *why == OLDER && desired.hooks.contains(at),
+        Stray::Sockets(_) => desired.sockets.is_some(),
         Stray::Pin(_) => false,
     }
 }

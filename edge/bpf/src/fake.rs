@@ -49,12 +49,15 @@ impl FakeDatapath {
             endpoints,
             remotes,
             hooks,
+            sockets,
         } = &mut self.observed.tables;
         match change.clone() {
             Change::Detach(at) => drop(hooks.remove(&at)),
             Change::SetEndpoint(address, endpoint) => drop(endpoints.insert(address, endpoint)),
             Change::SetRemote(range, node) => drop(remotes.insert(range, node)),
             Change::Attach(at) => drop(hooks.insert(at)),
+            Change::AttachSockets(cgroup) => *sockets = Some(cgroup),
+            Change::DetachSockets => *sockets = None,
             Change::RemoveRemote(range) => drop(remotes.remove(&range)),
             Change::RemoveEndpoint(address) => drop(endpoints.remove(&address)),
             Change::RemoveStray(_) => {}

@@ -5,6 +5,7 @@
 //! upgrades, compares and removes them.
 
 mod attach;
+mod clients;
 #[cfg(feature = "load")]
 pub mod balance;
 #[cfg(feature = "load")]
@@ -24,10 +25,15 @@ mod pod;
 #[cfg(feature = "load")]
 mod probe;
 #[cfg(feature = "load")]
+mod sockets;
+#[cfg(feature = "load")]
 mod sweep;
 pub mod sys;
 
+#[cfg(feature = "load")]
+pub use attach::cgroup_root;
 pub use attach::{Attached, Attachment};
+pub use clients::{Clients, netns_cookie};
 #[cfg(feature = "load")]
 pub use datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, Observed, Stray, Swept, abi_hook,

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use watari_abi::{
@@ -21,6 +21,7 @@ use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};
 use crate::map::{Map, PerCpuMap};
 use crate::pins::PinDir;
+use crate::sockets::Sockets;
 use crate::sweep::Sweep;
 use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
 
@@ -40,6 +41,7 @@ pub struct Node {
     flow_events: RingBuf<MapData>,
     drop_events: RingBuf<MapData>,
     sweep: Sweep,
+    sockets: Sockets,
 }
 
 fn ring(path: &Path) -> Result<RingBuf<MapData>, BpfError> {
@@ -67,8 +69,17 @@ impl Node {
             flow_events: ring(&dir.map(maps::FLOW_EVENTS))?,
             drop_events: ring(&dir.map(maps::DROP_EVENTS))?,
             sweep: Sweep::default(),
+            sockets: Sockets::new(dir.clone()),
             hooks: Hooks::new(dir),
         })
+    }
+
+    /// At which cgroup the socket programs are to be; without it, those that are attached anywhere
+    /// are strays.
+    #[must_use]
+    pub fn with_cgroup(mut self, cgroup: Option<PathBuf>) -> Self {
+        self.sockets.expect(cgroup);
+        self
     }
 
     /// The pod of this node that has an address.
@@ -105,6 +116,7 @@ impl Node {
             .filter(|hook| !programs.contains_key(hook))
             .map(|hook| hook.program().to_owned())
             .collect();
+        missing.extend(self.sockets.unpinned());
         let opened = [
             (maps::ENDPOINTS, self.endpoints.info().id),
             (maps::LINKS, self.links.info().id),
@@ -218,6 +230,8 @@ impl Node {
                 // Not quickly: the link may carry traffic, of which making a qdisc loses packets.
                 self.hooks.attach(self.attachment, place, hook, &program)
             }
+            Change::AttachSockets(cgroup) => self.sockets.attach(cgroup),
+            Change::DetachSockets => self.sockets.detach(),
             Change::Detach(at) => self.detach(at),
             Change::RemoveStray(stray) => self.remove_stray(stray),
         }
@@ -258,6 +272,7 @@ impl Node {
             Stray::Link { ifindex, .. } => self.links.remove(ifindex).map(drop),
             Stray::Hook { at, why } if *why == TWICE => self.detach_second(at),
             Stray::Hook { at, .. } => self.detach(at),
+            Stray::Sockets(_) => self.sockets.detach(),
             Stray::Pin(name) => {
                 let pin = self.hooks.dir().links().join(name);
                 // What was attached meanwhile may be pinned there.
@@ -356,6 +371,7 @@ impl Datapath for Node {
             }
         }
         self.observe_hooks(&programs, &names, &mut observed)?;
+        self.sockets.observe(&mut observed)?;
         Ok(observed)
     }
 

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use watari_model::ClusterNode;
 use watari_routes::MasqueradeConf;
 
+use crate::check::{address, cidr, shown};
 use crate::document;
 use crate::object::Refusal;
 
@@ -65,6 +67,23 @@ pub(crate) fn cluster_node(node: &Node) -> Result<ClusterNode, Refusal> {
     })
 }
 
+/// The ranges of a `ServiceCIDR`: one, or one of each family.
+pub(crate) fn service_cidrs(given: &ServiceCIDR) -> Result<Vec<IpNet>, Refusal> {
+    let texts = given.spec.as_ref().and_then(|spec| spec.cidrs.as_ref());
+    let numbered = texts.into_iter().flatten().enumerate();
+    let nets = numbered.map(|(at, text)| cidr(&format!("spec.cidrs[{at}]"), text));
+    let nets: Vec<IpNet> = nets.collect::<Result<_, _>>()?;
+    match nets.as_slice() {
+        [_] => {}
+        [one, other] if one.addr().is_ipv4() != other.addr().is_ipv4() => {}
+        _ => {
+            let reason = "want one range, or one of each family";
+            return Err(("spec.cidrs".to_owned(), reason.to_owned()));
+        }
+    }
+    Ok(nets)
+}
+
 fn ranges(text: &str) -> Result<Vec<(IpAddr, IpAddr)>, Refusal> {
     let path = format!("metadata.annotations['{OWNED_ADDRESSES}']");
     let parts = text
@@ -82,27 +101,6 @@ fn ranges(text: &str) -> Result<Vec<(IpAddr, IpAddr)>, Refusal> {
             Ok((first, last))
         })
         .collect()
-}
-
-fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
-    let parsed: Result<IpAddr, _> = text.parse();
-    parsed
-        .map(|address| address.to_canonical())
-        .map_err(|_| (path.to_owned(), format!("{} is no IP address", shown(text))))
-}
-
-fn cidr(path: &str, text: &str) -> Result<IpNet, Refusal> {
-    let parsed: Result<IpNet, _> = text.parse();
-    parsed.map(|net| net.trunc()).map_err(|_| {
-        let reason = format!("{} is no CIDR, as 10.244.1.0/24", shown(text));
-        (path.to_owned(), reason)
-    })
-}
-
-/// As much of a text as an error has room for.
-fn shown(text: &str) -> String {
-    let start: String = text.chars().take(80).collect();
-    format!("{start:?}")
 }
 
 /// Whether a `ConfigMap` says how to masquerade.

@@ -33,25 +33,25 @@ static HAS_SET_RETVAL: u32 = 0;
 /// A process connects a socket of IPv4.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(context: SockAddrContext) -> i32 {
-    redirect::<V4>(&context, connect)
+    redirect::<V4, true>(&context)
 }
 
 /// A process connects a socket of IPv6.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(context: SockAddrContext) -> i32 {
-    redirect::<V6>(&context, connect)
+    redirect::<V6, true>(&context)
 }
 
 /// A process sends a datagram to an address of IPv4.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(context: SockAddrContext) -> i32 {
-    redirect::<V4>(&context, send)
+    redirect::<V4, false>(&context)
 }
 
 /// A process sends a datagram to an address of IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(context: SockAddrContext) -> i32 {
-    redirect::<V6>(&context, send)
+    redirect::<V6, false>(&context)
 }
 
 /// A process is told who sent a datagram.
@@ -168,13 +168,16 @@ fn give<F: Place>(context: *mut bpf_sock_addr, address: &Address, port: u16) {
 }
 
 #[inline(always)]
-fn redirect<F: Place>(
-    context: &SockAddrContext,
-    decide: impl FnOnce(&mut Socket, &Call) -> Answer,
-) -> i32 {
+fn redirect<F: Place, const CONNECTS: bool>(context: &SockAddrContext) -> i32 {
     let place = context.sock_addr;
     let mut env = Socket::of(place);
-    match decide(&mut env, &call::<F>(place)) {
+    let call = call::<F>(place);
+    let answer = if CONNECTS {
+        connect(&mut env, &call)
+    } else {
+        send(&mut env, &call)
+    };
+    match answer {
         Answer::Untouched => GO_ON,
         Answer::Redirected { address, port } => {
             give::<F>(place, &address, port);
@@ -190,7 +193,7 @@ fn refuse(refusal: Refusal) -> i32 {
     if unsafe { addr_of!(HAS_SET_RETVAL).read_volatile() } != 0 {
         let error = match refusal {
             Refusal::NoEndpoint => ECONNREFUSED,
-            Refusal::NoLocalEndpoint => EHOSTUNREACH,
+            Refusal::Dropped => EHOSTUNREACH,
         };
         // SAFETY: a helper on a number.
         unsafe { helpers::bpf_set_retval(-error) };

@@ -33,6 +33,8 @@ pub enum MapKind {
     LruPerCpuHash = 10,
     /// Longest prefix.
     LpmTrie = 11,
+    /// What is kept with each socket.
+    SkStorage = 24,
     /// Ring buffer.
     RingBuf = 27,
 }
@@ -48,6 +50,7 @@ impl MapKind {
             Self::LruHash,
             Self::LruPerCpuHash,
             Self::LpmTrie,
+            Self::SkStorage,
             Self::RingBuf,
         ]
         .into_iter()

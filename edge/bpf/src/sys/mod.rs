@@ -5,16 +5,19 @@
 //! Layouts and numbers: `linux/bpf.h`.
 #![allow(unsafe_code)]
 
+mod cgroup;
 mod map;
 mod object;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+pub use cgroup::{CgroupLink, CgroupLinkInfo, netns_cookie_of};
 pub(crate) use map::lacks_batches;
 pub use map::{BatchEnd, Cursor, MapFd, MapInfo, MapKind, NO_PREALLOC, possible_cpus};
 pub use object::{
     LinkFd, LinkInfo, Pinned, ProgramFd, ProgramInfo, TestInput, TestOutput, has_tcx, load_program,
+    load_socket_program,
 };
 
 /// Commands (`enum bpf_cmd`).

@@ -9,6 +9,8 @@ mod node;
 #[path = "../../build/object.rs"]
 #[allow(dead_code)] // The build script uses all of it.
 mod object;
+mod process;
 mod reuse;
+mod sockets;
 mod traffic;
 mod world;

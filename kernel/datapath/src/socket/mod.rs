@@ -42,33 +42,41 @@ pub enum Answer {
 pub enum Refusal {
     /// `ECONNREFUSED`: the Service has no endpoint.
     NoEndpoint,
-    /// `EHOSTUNREACH`: it keeps to this node's endpoints, and has none here.
-    NoLocalEndpoint,
+    /// `EHOSTUNREACH`: a packet would be dropped. The Service keeps to this node's endpoints and has
+    /// none here, or does not take this client.
+    Dropped,
 }
 
-/// A process connects a socket.
+/// A process connects a socket: a stream socket gets a backend for this connection; a datagram socket as
+/// with [`send`].
 #[inline(always)]
 pub fn connect<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
-    if call.protocol == TCP {
-        return match wanted(env, call) {
-            Some(frontend) => give(env, call, &frontend),
-            None => Answer::Untouched,
-        };
+    if matches!(call.protocol, TCP | UDP) {
+        redirect(env, call)
+    } else {
+        Answer::Untouched
     }
-    send(env, call)
 }
 
-/// A process sends a datagram, or connects a datagram socket: it stays with the backend that it got
-/// before from the same Service, while that takes connections.
+/// A process sends a datagram to an address: its socket stays with the backend that it got before from
+/// the same Service, while that takes connections.
 #[inline(always)]
 pub fn send<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
-    if call.protocol != UDP {
-        return Answer::Untouched;
+    if call.protocol == UDP {
+        redirect(env, call)
+    } else {
+        Answer::Untouched
     }
+}
+
+#[inline(always)]
+fn redirect<E: SocketEnv>(env: &mut E, call: &Call) -> Answer {
     let Some(frontend) = wanted(env, call) else {
         return Answer::Untouched;
     };
-    if let Some(talk) = remember::ongoing(env, call, &frontend) {
+    if call.protocol == UDP
+        && let Some(talk) = remember::ongoing(env, call, &frontend)
+    {
         return Answer::Redirected {
             address: talk.peer,
             port: talk.peer_port,
@@ -112,6 +120,11 @@ fn is_local(address: &Address) -> bool {
 /// Chooses a backend, and remembers it.
 #[inline(always)]
 fn give<E: SocketEnv>(env: &mut E, call: &Call, frontend: &Frontend) -> Answer {
+    if frontend.flags & frontend_flags::SOURCE_RANGES != 0
+        && let Some(answer) = held_off(env, &call.address, frontend)
+    {
+        return answer;
+    }
     let (client, now) = if frontend.affinity == 0 {
         (Address::UNSPECIFIED, 0)
     } else {
@@ -155,6 +168,27 @@ fn client<E: SocketEnv>(env: &E, service: &Address) -> Address {
     Address::v6([u32::MAX, u32::MAX, netns as u32, (netns >> 32) as u32])
 }
 
+/// The Service takes only some clients, and this is none of them, or may be none. A pod's packet is
+/// judged where it leaves the pod; the node's own process is told at once.
+#[inline(always)]
+fn held_off<E: SocketEnv>(env: &E, service: &Address, frontend: &Frontend) -> Option<Answer> {
+    let Some(client) = env.client(env.netns()) else {
+        return Some(Answer::Untouched);
+    };
+    let address = if service.is_mapped() {
+        client.v4
+    } else {
+        client.v6
+    };
+    if env.is_allowed_source(frontend.service, &address) {
+        None
+    } else if is_nodes(&client, &env.config()) {
+        Some(Answer::Refused(Refusal::Dropped))
+    } else {
+        Some(Answer::Untouched)
+    }
+}
+
 /// The Service has no backend. A pod's packet is refused or dropped where it leaves the pod, with its
 /// reason; the node's own process is told at once.
 #[inline(always)]
@@ -167,7 +201,7 @@ fn nobody<E: SocketEnv>(env: &mut E, frontend: &Frontend) -> Answer {
         return Answer::Untouched;
     }
     if frontend.flags & frontend_flags::INSIDE_DROPS != 0 {
-        return Answer::Refused(Refusal::NoLocalEndpoint);
+        return Answer::Refused(Refusal::Dropped);
     }
     env.count(Counter::Refused);
     Answer::Refused(Refusal::NoEndpoint)

@@ -369,7 +369,36 @@ fn without_a_backend_the_node_is_told_and_a_pods_packet_goes_on() {
     node.change(|frontend| frontend.flags = frontend_flags::INSIDE_DROPS);
     let mut socket = node.open(HOST);
     let answer = node.connect(&mut socket, &call(v4(1), 80, TCP));
-    assert_eq!(answer, Answer::Refused(Refusal::NoLocalEndpoint));
+    assert_eq!(answer, Answer::Refused(Refusal::Dropped));
+}
+
+#[test]
+fn a_service_with_source_ranges_takes_only_its_clients() {
+    let mut node = Node::new();
+    node.change(|frontend| frontend.flags = frontend_flags::SOURCE_RANGES);
+    let allow = |node: &mut Node, address: Address, length: u32| {
+        node.services.source_ranges = std::vec![watari_abi::SourceRangeKey {
+            length: 32 + length,
+            service: u32::from(TCP),
+            address,
+        }];
+    };
+    let to = call(v4(1), 80, TCP);
+    allow(&mut node, v4(20), 128);
+    for (netns, answer) in [
+        (STRANGER, Answer::Untouched),
+        (HOST, Answer::Refused(Refusal::Dropped)),
+    ] {
+        let mut socket = node.open(netns);
+        assert_eq!(node.connect(&mut socket, &to), answer);
+    }
+    let mut socket = node.open(POD);
+    given(node.connect(&mut socket, &to), TCP);
+    allow(&mut node, v4(240), 96 + 28);
+    let mut socket = node.open(POD);
+    assert_eq!(node.connect(&mut socket, &to), Answer::Untouched);
+    let mut socket = node.open(HOST);
+    given(node.connect(&mut socket, &to), TCP);
 }
 
 #[test]

@@ -1,0 +1,429 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
+use watari_abi::maps;
+use watari_bpf::balance::{Applied, Balancing, Departed, NodeConfig, difference};
+use watari_model::{ClusterNode, Protocol, ServiceName};
+use watari_services::{Compiler, Known, Options};
+use watari_tables::{BalancerName, ServicesChange};
+
+use crate::cluster::Event;
+use crate::health::{Board, HealthCheck};
+use crate::metrics;
+
+use super::ending::Gone;
+use super::ports::PortRange;
+
+/// Changes that are told one by one; of more only the number.
+const TOLD: usize = 8;
+/// Notes about Services that are told.
+const NOTES: usize = 50;
+
+/// What a sync did, in words.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// What had been changed by somebody else, and was put right.
+    pub repaired: Vec<String>,
+    /// What was brought about.
+    pub planned: Vec<String>,
+}
+
+/// Services as they are desired, and what is to be done about them.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(crate) compiler: Compiler,
+    board: Arc<Board>,
+    /// Changes that the kernel has not been told.
+    pending: Vec<ServicesChange>,
+    /// Everything is to be compared.
+    compare: bool,
+    /// It was compared, and brought there, at least once.
+    stands: bool,
+    /// What the programs were told of the node.
+    config: Option<NodeConfig>,
+    addresses: [Option<IpAddr>; 2],
+    ports: PortRange,
+    /// Slices that wait to be programmed, by family, and since when.
+    slices: Vec<(bool, SystemTime)>,
+    /// Who left a balancer and is still an endpoint: it drains.
+    draining: BTreeMap<(BalancerName, SocketAddr), Draining>,
+    gone: Vec<Gone>,
+    /// Something is to be counted anew for who asks.
+    recount: bool,
+    /// Counts up with every change.
+    generation: u64,
+    last_sync: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    departed: Departed,
+    /// Its datagrams have been told already.
+    datagrams_ended: bool,
+}
+
+impl Keeper {
+    /// Of a node; nothing is known yet.
+    pub fn new(options: Options, ports: PortRange, board: Arc<Board>) -> Self {
+        Self {
+            compiler: Compiler::new(options),
+            board,
+            pending: Vec::new(),
+            compare: true,
+            stands: false,
+            config: None,
+            addresses: [None; 2],
+            ports,
+            slices: Vec::new(),
+            draining: BTreeMap::new(),
+            gone: Vec::new(),
+            recount: true,
+            generation: 0,
+            last_sync: None,
+        }
+    }
+
+    /// What the object of the reconciler is: another one whenever something is to be done.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When the kernel had last all that was desired.
+    pub fn last_sync(&self) -> Option<SystemTime> {
+        self.last_sync
+    }
+
+    /// Ports that sources are translated to.
+    pub fn set_ports(&mut self, ports: PortRange) {
+        if self.ports != ports {
+            self.ports = ports;
+            self.generation += 1;
+        }
+    }
+
+    /// Everything is compared at the next sync.
+    pub fn compare(&mut self) {
+        self.compare = true;
+    }
+
+    /// The node itself, and the ranges of Services' addresses.
+    pub fn set_cluster(&mut self, own: Option<&ClusterNode>, cidrs: BTreeSet<IpNet>) {
+        if let Some(own) = own {
+            self.compiler.set_node(own);
+            self.board.set_eligible(!own.deleting);
+            let mut addresses = own.addresses.iter();
+            let v4 = addresses.find(|address| address.is_ipv4()).copied();
+            let v6 = own.addresses.iter().find(|address| address.is_ipv6());
+            if self.addresses != [v4, v6.copied()] {
+                self.addresses = [v4, v6.copied()];
+                self.generation += 1;
+            }
+        }
+        self.compiler.set_cidrs(cidrs);
+        self.collect();
+    }
+
+    /// The addresses of the node's interfaces.
+    pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.compiler.set_addresses(addresses);
+        self.collect();
+    }
+
+    /// What came and went.
+    pub fn hear(&mut self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        let (mut services, mut slices) = (0, 0);
+        for event in events {
+            match event {
+                Event::Service(service) => {
+                    services += 1;
+                    self.compiler.set_service(&service);
+                }
+                Event::NoService(name) => {
+                    services += 1;
+                    self.compiler.remove_service(&name);
+                }
+                Event::Slice(slice, since) => {
+                    slices += 1;
+                    if self.stands {
+                        self.slices.push((slice.v6, since));
+                    }
+                    self.compiler.set_slice(&slice);
+                }
+                Event::NoSlice(name) => {
+                    slices += 1;
+                    self.compiler.remove_slice(&name);
+                }
+            }
+        }
+        let at = SystemTime::now();
+        self.board
+            .numbers(|numbers| numbers.heard(services, slices, at));
+        self.collect();
+        self.judge_draining();
+        if self.pending.is_empty() && self.stands && !self.compare {
+            self.slices.clear();
+            self.board.numbers(metrics::Numbers::nothing_pending);
+        }
+    }
+
+    fn collect(&mut self) {
+        let changes = self.compiler.changes();
+        if changes.is_empty() {
+            return;
+        }
+        self.pending.extend(changes);
+        self.generation += 1;
+        self.recount = true;
+        self.board.queued();
+    }
+
+    /// Brings the kernel there. `now` is in ns of `CLOCK_MONOTONIC`.
+    pub fn sync(&mut self, balancing: &mut dyn Balancing, now: u64) -> Result<Synced> {
+        let since = Instant::now();
+        let full = self.compare;
+        if full {
+            self.config = None;
+        }
+        let mut synced = Synced::default();
+        let changes = if full {
+            let observed = balancing.observe().context("read the tables of Services")?;
+            self.pending.clear();
+            synced.repaired.extend(observed.strays.iter().cloned());
+            let tables = self.compiler.tables();
+            difference(&observed, &tables)
+        } else {
+            std::mem::take(&mut self.pending)
+        };
+        if !changes.is_empty() {
+            self.board.queued();
+            let applied = balancing.apply(&changes, now);
+            self.part(&applied, &changes, balancing);
+            self.board
+                .numbers(|numbers| numbers.held.writes += applied.writes);
+            self.tell(&changes, &applied, full, &mut synced);
+            if let Some((change, error)) = applied.failed.first() {
+                self.compare = true;
+                self.board.numbers(metrics::Numbers::failed);
+                let more = applied.failed.len() - 1;
+                bail!("cannot {}: {error} (and {more} more)", words(change));
+            }
+        }
+        self.compare = false;
+        self.configure(balancing)?;
+        self.stands = true;
+        self.note(&changes, full, since);
+        Ok(synced)
+    }
+
+    fn configure(&mut self, balancing: &mut dyn Balancing) -> Result<()> {
+        let looked_at = [maps::FRONTENDS, maps::PORT_RANGES, maps::SERVICE_CIDRS];
+        let usage = balancing.usage();
+        let config = NodeConfig {
+            services: usage
+                .iter()
+                .any(|usage| usage.used > 0 && looked_at.contains(&usage.map)),
+            v4: self.addresses[0],
+            v6: self.addresses[1],
+            ports: (self.ports.first, self.ports.last),
+        };
+        if self.config != Some(config) {
+            let told = balancing.configure(&config);
+            told.context("tell the programs of the node")?;
+            self.config = Some(config);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, changes: &[ServicesChange], applied: &Applied, full: bool, synced: &mut Synced) {
+        let repair = full && self.stands;
+        let into = if repair {
+            &mut synced.repaired
+        } else {
+            &mut synced.planned
+        };
+        if changes.len() <= TOLD {
+            into.extend(changes.iter().map(words));
+        } else {
+            let (count, writes) = (changes.len(), applied.writes);
+            into.push(format!("{count} changes of Services, {writes} writes"));
+        }
+    }
+
+    fn note(&mut self, changes: &[ServicesChange], full: bool, since: Instant) {
+        let at = SystemTime::now();
+        self.last_sync = Some(at);
+        let mut families = [false; 2];
+        for change in changes {
+            match change {
+                ServicesChange::Set(name, _) | ServicesChange::Remove(name) => {
+                    families[usize::from(name.v6)] = true;
+                }
+                ServicesChange::Address(address, _) => {
+                    families[usize::from(address.is_ipv6())] = true;
+                }
+                ServicesChange::Cidrs(_) => {}
+            }
+        }
+        let done = metrics::Synced {
+            took: since.elapsed(),
+            full,
+            families,
+        };
+        let slices = std::mem::take(&mut self.slices);
+        self.board.numbers(|numbers| {
+            numbers.synced(&done, at);
+            for (v6, since) in slices {
+                numbers.programmed(v6, at.duration_since(since).unwrap_or_default());
+            }
+        });
+        self.board.updated();
+    }
+
+    /// Of those who left, who is no endpoint any more is told; others drain.
+    fn part(&mut self, applied: &Applied, changes: &[ServicesChange], balancing: &dyn Balancing) {
+        if applied.departed.is_empty() {
+            return;
+        }
+        let mut names = BTreeMap::new();
+        for change in changes {
+            if let ServicesChange::Set(name, _) = change
+                && let Some(there) = balancing.describe(name)
+            {
+                names.insert(there.number, name);
+            }
+        }
+        for &departed in &applied.departed {
+            match names.get(&departed.service) {
+                Some(&name) => {
+                    let draining = Draining {
+                        departed,
+                        datagrams_ended: false,
+                    };
+                    self.draining.insert((name.clone(), departed.at), draining);
+                }
+                // The Service is gone, its endpoints need not be: streams go on to their end.
+                None if departed.protocol == Protocol::Udp => self.gone.push(Gone(departed)),
+                None => {}
+            }
+        }
+        self.judge_draining();
+    }
+
+    fn judge_draining(&mut self) {
+        let (compiler, gone) = (&self.compiler, &mut self.gone);
+        self.draining.retain(|(name, at), draining| {
+            let departed = draining.departed;
+            match compiler.knows(name, *at) {
+                None => {
+                    gone.push(Gone(departed));
+                    false
+                }
+                // Datagrams know no end of their own: they go on as long as somebody serves them.
+                Some(Known { serving: false, .. })
+                    if departed.protocol == Protocol::Udp && !draining.datagrams_ended =>
+                {
+                    draining.datagrams_ended = true;
+                    gone.push(Gone(departed));
+                    true
+                }
+                Some(_) => true,
+            }
+        });
+    }
+
+    /// Those whose connections are to be ended.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// The health check ports, with what they answer.
+    pub fn health_checks(&self) -> BTreeMap<ServiceName, HealthCheck> {
+        let checks = self.compiler.health_checks().into_iter();
+        checks
+            .map(|(name, check)| {
+                // A pod has one address of each family.
+                let local = check.local_v4.max(check.local_v6);
+                let port = check.port;
+                (name, HealthCheck { port, local })
+            })
+            .collect()
+    }
+
+    /// What is not done as the source says it, at most some dozens of lines.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let mut notes = self.compiler.notes();
+        let more = notes.len().saturating_sub(NOTES);
+        notes.truncate(NOTES);
+        let more = (more > 0).then(|| format!("{more} more notes about Services"));
+        notes.into_iter().map(|note| note.to_string()).chain(more)
+    }
+
+    /// How many Services there are.
+    pub fn count(&self) -> usize {
+        self.compiler.service_names().count()
+    }
+
+    /// Writes how much there is on the board, if that changed.
+    pub fn write_board(&mut self, balancing: &dyn Balancing) -> bool {
+        if !std::mem::take(&mut self.recount) {
+            return false;
+        }
+        self.board.set_checks(self.health_checks());
+        let usage: Vec<metrics::Usage> = balancing
+            .usage()
+            .into_iter()
+            .map(|usage| metrics::Usage {
+                table: usage.map,
+                used: usage.used.into(),
+                room: usage.room.into(),
+            })
+            .collect();
+        let used = |table: &str| {
+            let found = usage.iter().find(|usage| usage.table == table);
+            found.map_or(0, |usage| usage.used)
+        };
+        let services = self.compiler.service_names().count();
+        let no_local = self.compiler.no_local();
+        let (ports, frontends, backends) = (
+            used(maps::SERVICE_NAMES),
+            used(maps::FRONTENDS),
+            used(maps::BACKENDS),
+        );
+        self.board.numbers(|numbers| {
+            let held = &mut numbers.held;
+            held.services = u64::try_from(services).unwrap_or(u64::MAX);
+            (held.ports, held.frontends, held.backends) = (ports, frontends, backends);
+            numbers.no_local(no_local.internal, no_local.external);
+        });
+        self.board.set_usage(usage);
+        true
+    }
+}
+
+/// A change in words.
+fn words(change: &ServicesChange) -> String {
+    match change {
+        ServicesChange::Set(name, balancer) => {
+            let family = if name.v6 { "IPv6" } else { "IPv4" };
+            let members = balancer.inside_external.members.len();
+            format!("set {name} ({family}, {members} endpoints)")
+        }
+        ServicesChange::Remove(name) => {
+            let family = if name.v6 { "IPv6" } else { "IPv4" };
+            format!("remove {name} ({family})")
+        }
+        ServicesChange::Address(address, Some(_)) => format!("set the Services' address {address}"),
+        ServicesChange::Address(address, None) => format!("remove the Services' address {address}"),
+        ServicesChange::Cidrs(cidrs) => {
+            let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+            format!("set the Services' ranges {}", cidrs.join(", "))
+        }
+    }
+}
