@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
-use nix::{getsockopt_impl, libc, sockopt_impl};
-use watari_abi::{Address, Client, Counter, Reason, maps};
-use watari_bpf::{Attachment, Map, PinDir};
+use watari_abi::{Counter, Reason};
+use watari_bpf::{Attachment, Clients, Map, PinDir, netns_cookie};
 use watari_model::EndpointSlice;
 use watari_services::Compiler;
 use watari_testkit::Netns;
@@ -84,10 +84,12 @@ impl Cluster {
             between: Between::Router { mtu },
         })?;
         let outside = Outside::new(&bed);
-        let datapaths = Datapaths::load(&bed, loading)?;
+        let cgroups = bed.nodes.iter().map(|_| Cgroup::new());
+        let cgroups = cgroups.collect::<Result<Vec<_>>>()?;
+        let datapaths = Datapaths::load_with(&bed, loading, &cgroups)?;
         let mut cluster = Self {
             balancers: Balancers::default(),
-            cgroups: Vec::new(),
+            cgroups,
             witnesses: Vec::new(),
             bed,
             datapaths,
@@ -99,9 +101,7 @@ impl Cluster {
         for node in 0..cluster.bed.nodes.len() {
             let dir = PinDir::current(cluster.datapaths.root(node));
             cluster.balancers.add(&cluster.bed.nodes[node], &dir)?;
-            register(&cluster.bed.nodes[node], &dir)?;
-            cluster.cgroups.push(Cgroup::new()?);
-            cluster.serve_sockets(node)?;
+            register(&cluster.bed.nodes[node], cluster.datapaths.root(node))?;
         }
         cluster.witnesses = (0..cluster.bed.nodes.len())
             .map(|node| {
@@ -136,10 +136,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    fn serve_sockets(&self, _node: usize) -> Result<()> {
-        Ok(())
     }
 
     /// Does this at somebody's place.
@@ -310,39 +306,20 @@ impl Cluster {
     pub fn restart(&mut self, node: usize) -> Result<()> {
         self.datapaths.reload(&self.bed, node, self.loading)?;
         let dir = PinDir::current(self.datapaths.root(node));
-        self.balancers.reopen(node, &dir)?;
-        self.serve_sockets(node)
+        self.balancers.reopen(node, &dir)
     }
 }
 
 /// Tells the programs whose processes are in which namespace.
-fn register(node: &Node, dir: &PinDir) -> Result<()> {
-    let clients: Map<u64, Client> = Map::open(&dir.map(maps::CLIENTS))?;
-    let register = |netns: &Netns, v4: IpAddr, v6: IpAddr| -> Result<()> {
-        let client = Client {
-            v4: Address::from(v4),
-            v6: Address::from(v6),
-        };
-        Ok(clients.insert(&netns.enter(netns_cookie)?, &client)?)
+fn register(node: &Node, root: &Path) -> Result<()> {
+    let clients = Clients::open(root)?;
+    let register = |netns: &Netns, addresses: &[IpAddr]| -> Result<()> {
+        let cookie = netns.enter(netns_cookie)?;
+        let cookie = cookie.context("network namespaces have no cookies (Linux 5.14)")?;
+        clients.set(cookie, addresses)?;
+        Ok(())
     };
-    let [v4, v6] = node.addresses();
-    register(&node.netns, v4, v6)?;
+    register(&node.netns, &node.addresses())?;
     let mut pods = node.pods.iter();
-    pods.try_for_each(|pod| register(&pod.netns, pod.v4.into(), pod.v6.into()))
-}
-
-sockopt_impl!(
-    /// `SO_NETNS_COOKIE` (Linux 5.14).
-    NetnsCookie,
-    GetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_NETNS_COOKIE,
-    u64
-);
-
-/// The kernel's cookie of the calling thread's network namespace.
-pub fn netns_cookie() -> Result<u64> {
-    let (family, kind) = (AddressFamily::Inet, SockType::Datagram);
-    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    getsockopt(&socket, NetnsCookie).context("cannot read the cookie of a network namespace")
+    pods.try_for_each(|pod| register(&pod.netns, &[pod.v4.into(), pod.v6.into()]))
 }

@@ -11,6 +11,7 @@ use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
 use crate::bed::{Bed, Node, UPLINK};
+use crate::cgroup::Cgroup;
 
 /// Enough for all that a bed has.
 const ALL: usize = 1000;
@@ -58,6 +59,11 @@ pub struct Datapaths {
 impl Datapaths {
     /// Loads and attaches it on every node.
     pub fn load(bed: &Bed, loading: Loading) -> Result<Self> {
+        Self::load_with(bed, loading, &[])
+    }
+
+    /// The same; the processes in those cgroups, one of each node, are served at their sockets.
+    pub fn load_with(bed: &Bed, loading: Loading, cgroups: &[Cgroup]) -> Result<Self> {
         let mut all = Self {
             nodes: Vec::new(),
             roots: Vec::new(),
@@ -66,10 +72,13 @@ impl Datapaths {
         for node in &bed.nodes {
             let root = all.fs.0.path().join(format!("node{}", node.number));
             let options = loading.at(&root);
-            let desired = desired(bed, node)?;
+            let mut desired = desired(bed, node)?;
+            let cgroup = cgroups.get(all.nodes.len());
+            desired.sockets = cgroup.map(|cgroup| cgroup.path().to_owned());
             let opened = node.netns.enter(|| -> Result<_> {
                 load(&options).context("cannot load the datapath")?;
-                let mut node = watari_bpf::Node::open(&root, loading.attachment)?;
+                let node = watari_bpf::Node::open(&root, loading.attachment)?;
+                let mut node = node.with_cgroup(desired.sockets.clone());
                 let observed = node.observe()?;
                 let applied = node.apply(&observed, &desired);
                 if let Some((change, error)) = applied.failed.into_iter().next() {
@@ -184,10 +193,10 @@ fn desired(bed: &Bed, node: &Node) -> Result<Tables> {
         for (range, address) in other.ranges().iter().zip(other.addresses()) {
             tables.remotes.insert(range.parse()?, address);
         }
-        tables.hooks.insert(HookAt {
-            link: IfName::new(UPLINK)?,
-            hook: Hook::FromUplink,
-        });
+        for hook in [Hook::FromUplink, Hook::ToUplink] {
+            let link = IfName::new(UPLINK)?;
+            tables.hooks.insert(HookAt { link, hook });
+        }
     }
     Ok(tables)
 }

@@ -18,7 +18,7 @@ pub mod witness;
 pub use balancers::{Balancers, Left, now};
 pub use bed::{Bed, Between, Layout, Node, Pod, UPLINK};
 pub use cgroup::Cgroup;
-pub use cluster::{Cluster, PORTS, SOURCE_PORTS, WAYS, Way, Who, netns_cookie};
+pub use cluster::{Cluster, PORTS, SOURCE_PORTS, WAYS, Way, Who};
 pub use cpu::{busy, pin};
 pub use datapath::{Datapaths, Loading};
 pub use outside::Outside;
