@@ -7,6 +7,9 @@ use watari_abi::{
 use watari_wire::Frame;
 
 use crate::Step;
+use crate::packet::Packet;
+use crate::service::{self, ServiceTables};
+use crate::track::Way;
 
 /// The two tables of connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,7 +92,7 @@ pub struct Dropped {
 }
 
 /// What the decisions reach the world through: the packet, the tables, the time.
-pub trait Env: Frame {
+pub trait Env: Frame + ServiceTables {
     /// A connection in its table.
     type Entry: Entry;
     /// A value in its table, which is replaced whole and never changed.
@@ -103,6 +106,9 @@ pub trait Env: Frame {
     fn tagged(&self) -> bool;
     /// The frame is for the MAC of the link at which it is seen.
     fn for_this_host(&self) -> bool;
+
+    /// The packet is of a process of this node; it does not pass through.
+    fn is_own(&self) -> bool;
 
     /// Now, in ns of `CLOCK_MONOTONIC`; a few milliseconds late at most.
     fn now(&self) -> u64;
@@ -138,6 +144,11 @@ pub trait Env: Frame {
     /// Remembers it.
     fn remember_stack_port(&mut self, port: &StackPort, now: u64);
 
+    /// The kernel's cookie of the socket that sent the packet; zero for none that is known.
+    fn cookie(&self) -> u64;
+    /// Whether one more packet may be refused with an answer; so many a second may.
+    fn may_refuse(&mut self, now: u64) -> bool;
+
     /// The way by the node's routes.
     fn route(&mut self, query: &RouteQuery) -> Route;
 
@@ -145,6 +156,43 @@ pub trait Env: Frame {
     fn count(&mut self, counter: Counter);
     /// Counts and tells a drop.
     fn dropped(&mut self, dropped: &Dropped);
+
+    /// Goes to the connection that an alias leads to. The kernel has functions of their own for
+    /// this and the next three: few packets need them, and its verifier looks at each once.
+    #[inline(always)]
+    fn follow(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        service::follow(self, packet)
+    }
+
+    /// Gives a packet that begins a connection to a Service's backend, if it is for a Service.
+    #[inline(always)]
+    fn serve(&mut self, packet: &mut Packet, hook: Hook) -> Way
+    where
+        Self: Sized,
+    {
+        service::serve(self, packet, hook)
+    }
+
+    /// The same for any packet at an uplink that is not for a pod.
+    #[inline(always)]
+    fn visit(&mut self, packet: &mut Packet, hook: Hook) -> Way
+    where
+        Self: Sized,
+    {
+        service::visit(self, packet, hook)
+    }
+
+    /// Makes the answer of the packet that says that it is refused. False: there is none.
+    #[inline(always)]
+    fn answer(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        service::answer(self, packet)
+    }
 
     /// A step of the decision was made; for who wants to know why. The kernel does not.
     #[inline(always)]

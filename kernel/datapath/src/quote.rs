@@ -1,39 +1,72 @@
 //! ICMP errors, and the packets that they quote.
 
-use watari_abi::flags;
+use watari_abi::{Flow, Hook, Translation, Tuple, flags};
 use watari_wire::{Family, V4, V6, icmp};
 
 use crate::packet::Packet;
 use crate::send::{End, refuse, seek_and_send};
-use crate::track::find;
+use crate::service::is_near;
+use crate::track::{find, flow_of};
 use crate::translate::rewrite_error;
 use crate::{Entry, Env, Step};
 
 /// An ICMP error goes the way of the connection whose packet it quotes; the stack has those about
 /// anything else. A function of its own in the object: few packets need it.
 #[inline(never)]
-pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> End {
     if packet.tuple.destination.is_mapped() {
-        about::<V4, E>(env, packet)
+        about::<V4, E>(env, packet, hook)
     } else {
-        about::<V6, E>(env, packet)
+        about::<V6, E>(env, packet, hook)
     }
 }
 
 #[inline(always)]
-fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
+fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> End {
     let at = packet.transport + icmp::HEADER;
     let Some(entry) = quote::<F, E>(env, packet, at) else {
         env.step(Step::Untracked);
         return End::Stack;
     };
-    if entry.flags() & flags::VIA_STACK != 0 {
+    let bits = entry.flags();
+    if bits & flags::VIA_STACK != 0 {
         return End::Stack;
     }
-    if let Err(reason) = rewrite_error::<F, E>(env, packet, &entry, at) {
+    let flow = flow_of(bits, packet.quoted.side);
+    let translation = entry.translation();
+    // What the receiver sent, as it knows it.
+    let believed = translation.tuple(packet.quoted.tuple.protocol);
+    let done = if bits & flags::ALIAS != 0 {
+        // About an answer that was translated back.
+        if flow == Flow::Original || !leads(env, packet, &believed) {
+            return End::Stack;
+        }
+        rewrite_error::<F, E>(env, packet, &believed.reversed(), at)
+    } else if Translation::rewrites(translation.kind) && flow == Flow::Original {
+        packet.beyond = true;
+        rewrite_error::<F, E>(env, packet, &believed, at)
+    } else {
+        Ok(())
+    };
+    if let Err(reason) = done {
         return refuse(packet, reason);
     }
-    seek_and_send(env, packet)
+    match hook {
+        Hook::ToPod | Hook::ToUplink => End::Pass,
+        Hook::FromPod => seek_and_send(env, packet),
+        Hook::FromUplink => {
+            packet.beyond |= bits & flags::ALIAS != 0;
+            seek_and_send(env, packet)
+        }
+    }
+}
+
+/// Whether an alias still leads to a connection of its own.
+#[inline(always)]
+fn leads<E: Env>(env: &mut E, packet: &Packet, far: &Tuple) -> bool {
+    let near = packet.quoted.tuple.reversed();
+    let (key, _) = far.key();
+    find(env, &key, packet.now).is_some_and(|entry| is_near(&entry, &near, packet.now))
 }
 
 /// Reads the quoted packet. `None`: it is not understood, or of no connection.
