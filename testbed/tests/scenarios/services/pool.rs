@@ -1,0 +1,63 @@
+//! Clusters that tests use one after the other: the verifier takes seconds for the programs of each.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use watari_testbed::{Cluster, go_with_this_process};
+
+use crate::BOTH;
+
+/// Links as anywhere, in bytes.
+pub(super) const WIDE: u32 = 1500;
+/// The second node's is narrow.
+pub(super) const NARROW: u32 = 1400;
+/// On each node.
+const PODS: u8 = 2;
+
+static IDLE: Mutex<BTreeMap<u32, Vec<Cluster>>> = Mutex::new(BTreeMap::new());
+
+/// A cluster, for one test at a time. One in which a test failed is given to nobody else.
+pub(super) struct Lease {
+    mtu: u32,
+    cluster: Option<Cluster>,
+}
+
+/// A cluster whose second node is behind a link with this MTU.
+pub(super) fn lease(mtu: u32) -> Lease {
+    go_with_this_process();
+    let idle = || {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.get_mut(&mtu).and_then(Vec::pop)
+    };
+    let cluster = idle().unwrap_or_else(|| Cluster::with_mtu(PODS, BOTH[0], mtu).unwrap());
+    Lease {
+        mtu,
+        cluster: Some(cluster),
+    }
+}
+
+impl Deref for Lease {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.cluster.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        self.cluster.as_mut().unwrap()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.cluster.take()
+            && !std::thread::panicking()
+        {
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.entry(self.mtu).or_default().push(cluster);
+        }
+    }
+}
