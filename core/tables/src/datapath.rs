@@ -49,4 +49,6 @@ pub enum Hook {
     ToPod,
     /// Ingress of an uplink.
     FromUplink,
+    /// Egress of an uplink: what the node's own processes send.
+    ToUplink,
 }

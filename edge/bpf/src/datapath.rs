@@ -229,6 +229,7 @@ pub fn abi_hook(hook: Hook) -> watari_abi::Hook {
         Hook::FromPod => watari_abi::Hook::FromPod,
         Hook::ToPod => watari_abi::Hook::ToPod,
         Hook::FromUplink => watari_abi::Hook::FromUplink,
+        Hook::ToUplink => watari_abi::Hook::ToUplink,
     }
 }
 
@@ -238,6 +239,7 @@ pub fn table_hook(hook: watari_abi::Hook) -> Hook {
         watari_abi::Hook::FromPod => Hook::FromPod,
         watari_abi::Hook::ToPod => Hook::ToPod,
         watari_abi::Hook::FromUplink => Hook::FromUplink,
+        watari_abi::Hook::ToUplink => Hook::ToUplink,
     }
 }
 

@@ -55,6 +55,10 @@ reasons! {
     SourceRange = 14, "source-range";
     /// No port is left to translate the source to, towards that backend.
     SourcePortsExhausted = 15, "source-ports-exhausted";
+    /// It would be refused, but is not answered: no answer to it is allowed, or there were too many.
+    RefusedSilently = 16, "refused-silently";
+    /// There was no room for a connection that has to be translated.
+    NoRoom = 17, "no-room";
 }
 
 impl Reason {

@@ -15,6 +15,7 @@ pub(crate) enum End {
     Forward,
     Drop,
     Pass,
+    Answer,
 }
 
 #[inline(always)]
@@ -95,8 +96,10 @@ fn deliver<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
 /// To the node that owns the destination, by the way of this node's routes.
 #[inline(always)]
 fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let Some(owner) = remote(env, &packet.tuple.destination) else {
-        return End::Stack;
+    let next_hop = match remote(env, &packet.tuple.destination) {
+        Some(owner) => owner.next_hop,
+        None if packet.beyond => packet.tuple.destination,
+        None => return End::Stack,
     };
     let Some(header) = env.fixed::<F::Header>(ETHERNET) else {
         return refuse(packet, Reason::Malformed);
@@ -106,7 +109,7 @@ fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     }
     let query = RouteQuery {
         source: packet.tuple.source,
-        next_hop: owner.next_hop,
+        next_hop,
         protocol: packet.tuple.protocol,
         version: F::VERSION,
         length: packet.segment_length(env),
@@ -126,6 +129,8 @@ fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
             env.count(Counter::TooLong);
             End::Stack
         }
+        // It is this node's own.
+        Route::None if packet.beyond => End::Stack,
         Route::None => {
             env.count(Counter::NoRoute);
             End::Stack

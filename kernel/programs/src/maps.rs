@@ -119,6 +119,19 @@ pub static SERVICE_NAMES: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
+/// How many refusals were answered lately.
+#[btf_map(name = "refusals")]
+pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
+
+/// What a CPU answered within a second.
+#[repr(C)]
+pub struct Refusals {
+    /// Which second, of `CLOCK_MONOTONIC`.
+    pub second: u64,
+    /// How many.
+    pub count: u64,
+}
+
 /// Where a new connection and its event are put together: too large for the stack.
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<FlowEvent, 1> = PerCpuArray::new();

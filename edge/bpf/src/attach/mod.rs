@@ -87,7 +87,7 @@ impl Found {
 }
 
 fn is_egress(hook: Hook) -> bool {
-    matches!(hook, Hook::ToPod)
+    matches!(hook, Hook::ToPod | Hook::ToUplink)
 }
 
 fn filter_name(hook: Hook) -> String {
