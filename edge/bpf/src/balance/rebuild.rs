@@ -285,7 +285,7 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
 }
 
 /// Where a header says that its set is, if that can be.
-fn stretch_of(set: &Set, rooms: &Rooms) -> Option<Stretch> {
+fn stretch_of(set: Set, rooms: &Rooms) -> Option<Stretch> {
     let order = Stretch::order_for(set.count);
     let stretch = Stretch {
         base: set.base,
@@ -330,7 +330,7 @@ fn take_sets(shadow: &mut Shadow, read: &Read, rooms: &Rooms, before: Option<&Sh
             if is_orphan(number) != orphans || *number == 0 {
                 continue;
             }
-            let stretch = stretch_of(set, rooms).filter(|stretch| take(*stretch));
+            let stretch = stretch_of(*set, rooms).filter(|stretch| take(*stretch));
             let kept = Kept {
                 stretch,
                 slots: Vec::new(),

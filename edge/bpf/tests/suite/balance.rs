@@ -66,12 +66,12 @@ fn services(count: u32, members: u32) -> Services {
         let address = IpAddr::from(Ipv4Addr::from(0x0a60_0000 + n));
         services.addresses.insert(address, Others::Refused);
     }
-    services.cidrs.insert("10.96.0.0/12".parse().unwrap());
+    services.cidrs.insert("10.96.0.0/12".parse().expect("a network"));
     services
 }
 
 fn cpu() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("ask for the time used");
     usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
 }
 
