@@ -413,12 +413,11 @@ impl Planner<'_> {
         let key = words::address_key(address);
         self.shadow.strays.frontends.remove(&key);
         let entry = super::rebuild::address_entry(at);
-        let before = match entry {
-            Some(entry) => self.shadow.frontends.insert(key, entry),
-            None => {
-                self.shadow.addresses.remove(&address);
-                self.shadow.frontends.remove(&key)
-            }
+        let before = if let Some(entry) = entry {
+            self.shadow.frontends.insert(key, entry)
+        } else {
+            self.shadow.addresses.remove(&address);
+            self.shadow.frontends.remove(&key)
         };
         if before != entry {
             self.plan.frontends.insert(key);

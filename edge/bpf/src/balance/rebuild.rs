@@ -124,6 +124,20 @@ struct Read {
     last_name: u32,
 }
 
+/// Frontends and ranges by the number of their Service's port.
+fn group(shadow: &Shadow, groups: &mut BTreeMap<u32, Group>) {
+    for (key, entry) in &shadow.frontends {
+        if !words::is_address(key) {
+            let group = groups.entry(entry.service).or_default();
+            group.frontends.push((*key, *entry));
+        }
+    }
+    for (key, entry) in &shadow.ranges {
+        let group = groups.entry(entry.service).or_default();
+        group.ranges.push((*key, *entry));
+    }
+}
+
 fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfError> {
     let mut names = BTreeMap::new();
     tables.names.each(&mut |number, text| {
@@ -136,16 +150,7 @@ fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfEr
     tables.ranges.each(&mut |key, entry| {
         shadow.ranges.insert(key, entry);
     })?;
-    for (key, entry) in &shadow.frontends {
-        if !words::is_address(key) {
-            let group = groups.entry(entry.service).or_default();
-            group.frontends.push((*key, *entry));
-        }
-    }
-    for (key, entry) in &shadow.ranges {
-        let group = groups.entry(entry.service).or_default();
-        group.ranges.push((*key, *entry));
-    }
+    group(shadow, &mut groups);
     tables
         .sources
         .each(&mut |key, _| groups.entry(key.service).or_default().sources.push(key))?;
