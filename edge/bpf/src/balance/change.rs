@@ -69,7 +69,7 @@ impl Planner<'_> {
             ServicesChange::Address(address, others) => self.address(*address, *others),
             ServicesChange::Cidrs(cidrs) => {
                 let cidrs: BTreeSet<IpNet> = cidrs.iter().map(IpNet::trunc).collect();
-                self.room("service_cidrs", &"the ranges of Services", (0, 0), {
+                Self::room("service_cidrs", &"the ranges of Services", (0, 0), {
                     (self.rooms.cidrs, count(cidrs.len()))
                 })?;
                 let new = cidrs.difference(&self.shadow.cidrs);
@@ -101,12 +101,13 @@ impl Planner<'_> {
             }
             Err(error) => {
                 let (numbers, sets) = (taken.numbers, taken.sets);
-                numbers
-                    .into_iter()
-                    .for_each(|number| self.shadow.numbers.give_back(number));
+                for number in numbers {
+                    self.shadow.numbers.give_back(number);
+                }
                 self.shadow.free_sets.extend(sets);
-                let stretches = taken.stretches.into_iter();
-                stretches.for_each(|stretch| self.shadow.stretches.give(stretch));
+                for stretch in taken.stretches {
+                    self.shadow.stretches.give(stretch);
+                }
                 Err(error)
             }
         }
@@ -159,7 +160,7 @@ impl Planner<'_> {
     }
 
     fn name(&self, name: &BalancerName) -> Result<u32, BpfError> {
-        self.room(
+        Self::room(
             "service_names",
             name,
             (count(self.shadow.names.len()), 1),
@@ -174,7 +175,6 @@ impl Planner<'_> {
 
     /// Says what is full, if `used` and `needed` of a table's `room` are more than there are.
     fn room(
-        &self,
         map: &'static str,
         what: &dyn Display,
         (used, needed): (u32, u32),
@@ -206,7 +206,7 @@ impl Planner<'_> {
         for (at, share) in shares(&class.members) {
             let Some((number, is_new)) = self.shadow.numbers.take(at) else {
                 let (used, room) = self.shadow.numbers.usage();
-                self.room("backends", name, (used, 1), (room, 1))?;
+                Self::room("backends", name, (used, 1), (room, 1))?;
                 continue;
             };
             if is_new {
@@ -235,7 +235,7 @@ impl Planner<'_> {
     fn take_set(&mut self, name: &BalancerName, taken: &mut Taken) -> Result<u32, BpfError> {
         let used = self.shadow.sets_in_use();
         let Some(set) = self.shadow.take_set(self.rooms) else {
-            self.room("sets", name, (used, 1), (used, 1))?;
+            Self::room("sets", name, (used, 1), (used, 1))?;
             return Ok(0);
         };
         taken.sets.push(set);
@@ -372,16 +372,16 @@ impl Planner<'_> {
         let ranges = new(prepared.ranges.len(), had(|record| record.ranges.len()));
         let sources = new(prepared.sources.len(), had(|record| record.sources.len()));
         let used = count(self.shadow.frontends.len());
-        self.room(
+        Self::room(
             "frontends",
             name,
             (used, frontends),
             (self.rooms.frontends, 0),
         )?;
         let used = count(self.shadow.ranges.len());
-        self.room("port_ranges", name, (used, ranges), (self.rooms.ranges, 0))?;
+        Self::room("port_ranges", name, (used, ranges), (self.rooms.ranges, 0))?;
         let used = self.shadow.source_count;
-        self.room(
+        Self::room(
             "source_ranges",
             name,
             (used, sources),
@@ -395,7 +395,7 @@ impl Planner<'_> {
         if others.is_some() && !self.shadow.frontends.contains_key(&key) {
             let used = count(self.shadow.frontends.len());
             let what = IpAddr::from(address);
-            self.room("frontends", &what, (used, 1), (self.rooms.frontends, 1))?;
+            Self::room("frontends", &what, (used, 1), (self.rooms.frontends, 1))?;
         }
         self.shadow.addresses.entry(address).or_default().others = others;
         self.put_address(address);
@@ -413,12 +413,11 @@ impl Planner<'_> {
         let key = words::address_key(address);
         self.shadow.strays.frontends.remove(&key);
         let entry = super::rebuild::address_entry(at);
-        let before = match entry {
-            Some(entry) => self.shadow.frontends.insert(key, entry),
-            None => {
-                self.shadow.addresses.remove(&address);
-                self.shadow.frontends.remove(&key)
-            }
+        let before = if let Some(entry) = entry {
+            self.shadow.frontends.insert(key, entry)
+        } else {
+            self.shadow.addresses.remove(&address);
+            self.shadow.frontends.remove(&key)
         };
         if before != entry {
             self.plan.frontends.insert(key);

@@ -128,7 +128,9 @@ mod tests {
         assert_eq!(taken[0], Stretch { base: 8, order: 3 });
         assert_eq!(all.usage(), (512, 1024));
         assert_eq!(all.take(10), None, "the first slot is nobody's");
-        taken.into_iter().for_each(|stretch| all.give(stretch));
+        for stretch in taken {
+            all.give(stretch);
+        }
         assert_eq!(all.largest(), 512);
         assert_eq!(all.usage().0, 0);
     }
@@ -161,7 +163,9 @@ mod tests {
                 prop_assert_eq!(again.usage(), all.usage());
                 prop_assert!(again.largest() >= all.largest());
             }
-            taken.into_iter().for_each(|stretch| all.give(stretch));
+            for stretch in taken {
+                all.give(stretch);
+            }
             let largest = Stretches::new(slots).largest();
             prop_assert_eq!(all.largest(), largest);
         }

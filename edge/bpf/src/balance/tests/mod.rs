@@ -44,7 +44,7 @@ fn address(service: u8, kind: u8) -> IpAddr {
 
 fn member(service: u8, n: u8) -> SocketAddr {
     // Some pods are behind several Services.
-    let port = if n % 5 == 0 {
+    let port = if n.is_multiple_of(5) {
         80
     } else {
         8000 + u16::from(service)
@@ -81,6 +81,11 @@ fn backends(service: u8, members: BTreeMap<u8, u8>, drops_when_empty: bool) -> B
         members: Arc::new(members.collect()),
         drops_when_empty,
     }
+}
+
+fn networks(sources: &BTreeSet<u8>) -> BTreeSet<ipnet::IpNet> {
+    let net = |n: &u8| ipnet::IpNet::new(IpAddr::from([192, 168, *n, 0]), 24).unwrap();
+    sources.iter().map(net).collect()
 }
 
 fn wanted(service: u8, shape: &Shape) -> Wanted {
@@ -128,10 +133,6 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
             );
         }
     }
-    let sources = shape.sources.as_ref().map(|sources| {
-        let net = |n: &u8| ipnet::IpNet::new(IpAddr::from([192, 168, *n, 0]), 24).unwrap();
-        sources.iter().map(net).collect()
-    });
     Wanted {
         protocol: if service % 3 == 2 {
             Protocol::Udp
@@ -144,7 +145,7 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
         outside: of(shape.external_local),
         keeps_source: shape.external_local,
         affinity: shape.affinity,
-        source_ranges: sources,
+        source_ranges: shape.sources.as_ref().map(networks),
         least_connections: shape.least,
         direct_return: false,
     }
@@ -213,15 +214,13 @@ impl Model {
         match (step, self.shapes.get_mut(&service)) {
             (Step::Shape(shape), _) => drop(self.shapes.insert(service, shape)),
             (Step::Remove, _) => drop(self.shapes.remove(&service)),
-            (Step::Toggle(n), Some(shape)) => {
-                if shape.members.remove(&n).is_none() {
-                    shape.members.insert(n, 1);
-                }
-            }
+            (Step::Toggle(n), Some(shape)) => match shape.members.remove(&n) {
+                Some(_) => {}
+                None => shape.members.extend([(n, 1)]),
+            },
             (Step::Local(n), Some(shape)) => {
-                if !shape.local.remove(&n) {
-                    shape.local.insert(n);
-                }
+                let was = shape.local.remove(&n);
+                shape.local.extend(Some(n).filter(|_| !was));
             }
             (Step::Others(Some(refused)), _) => drop(self.others.insert(service, refused)),
             (Step::Others(None), _) => drop(self.others.remove(&service)),
@@ -353,15 +352,12 @@ fn assert_choice(
             let mut expected = Members::new();
             let mut never_empty = set != 0 || entry.ring == 0;
             for (side, services) in [(&old, before), (&new, after)] {
-                match side {
-                    Some((_, members)) => {
-                        expected.extend(&members[who]);
-                        never_empty &= !members[who].is_empty();
-                    }
-                    None => {
-                        expected.extend(everybody(services, name));
-                        never_empty = false;
-                    }
+                if let Some((_, members)) = side {
+                    expected.extend(&members[who]);
+                    never_empty &= !members[who].is_empty();
+                } else {
+                    expected.extend(everybody(services, name));
+                    never_empty = false;
                 }
             }
             let is_ring = who == 1 && set == entry.ring;

@@ -103,9 +103,13 @@ proptest! {
             balancer.apply(&between(&before, &model.services()), 0);
         }
         let before = model.services();
-        last.into_iter().for_each(|(service, step)| model.take(service, step));
+        for (service, step) in last {
+            model.take(service, step);
+        }
         let wanted = model.services();
-        then.into_iter().for_each(|(service, step)| model.take(service, step));
+        for (service, step) in then {
+            model.take(service, step);
+        }
         let now_wanted = model.services();
         let entries = memory.entries();
         memory.take_journal();
@@ -149,7 +153,9 @@ proptest! {
         let memory = Memory::default();
         let mut balancer = Balancer::open(&memory).unwrap();
         let mut model = Model::default();
-        steps.into_iter().for_each(|(service, step)| model.take(service, step));
+        for (service, step) in steps {
+            model.take(service, step);
+        }
         let wanted = model.services();
         memory.fail_after(Some(fail));
         let all = between(&Services::default(), &wanted);
