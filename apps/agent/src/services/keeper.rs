@@ -15,7 +15,6 @@ use crate::cluster::Event;
 use crate::health::{Board, HealthCheck};
 use crate::metrics;
 
-use super::ending::Gone;
 use super::ports::PortRange;
 
 /// Changes that are told one by one; of more only the number.
@@ -51,7 +50,7 @@ pub struct Keeper {
     slices: Vec<(bool, SystemTime)>,
     /// Who left a balancer and is still an endpoint: it drains.
     draining: BTreeMap<(BalancerName, SocketAddr), Draining>,
-    gone: Vec<Gone>,
+    gone: Vec<Departed>,
     /// Something is to be counted anew for who asks.
     recount: bool,
     /// Services and slices that were heard of since.
@@ -96,6 +95,11 @@ impl Keeper {
     /// What the object of the reconciler is: another one whenever something is to be done.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The kernel had all that was desired at least once since this agent started.
+    pub fn stands(&self) -> bool {
+        self.stands
     }
 
     /// When the kernel had last all that was desired.
@@ -321,7 +325,7 @@ impl Keeper {
                     self.draining.insert((name.clone(), departed.at), draining);
                 }
                 // The Service is gone, its endpoints need not be: streams go on to their end.
-                None if departed.protocol == Protocol::Udp => self.gone.push(Gone(departed)),
+                None if departed.protocol == Protocol::Udp => self.gone.push(departed),
                 None => {}
             }
         }
@@ -334,7 +338,7 @@ impl Keeper {
             let departed = draining.departed;
             match compiler.knows(name, *at) {
                 None => {
-                    gone.push(Gone(departed));
+                    gone.push(departed);
                     false
                 }
                 // Datagrams know no end of their own: they go on as long as somebody serves them.
@@ -342,7 +346,7 @@ impl Keeper {
                     if departed.protocol == Protocol::Udp && !draining.datagrams_ended =>
                 {
                     draining.datagrams_ended = true;
-                    gone.push(Gone(departed));
+                    gone.push(departed);
                     true
                 }
                 Some(_) => true,
@@ -350,8 +354,14 @@ impl Keeper {
         });
     }
 
+    /// The number that connections have of an endpoint which left a balancer, and drains.
+    pub fn draining(&self, name: &BalancerName, at: SocketAddr) -> Option<u32> {
+        let draining = self.draining.get(&(name.clone(), at));
+        draining.map(|draining| draining.departed.backend)
+    }
+
     /// Those whose connections are to be ended.
-    pub fn take_gone(&mut self) -> Vec<Gone> {
+    pub fn take_gone(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.gone)
     }
 
