@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use common::TestLab;
@@ -92,12 +92,13 @@ fn a_service_answers_while_its_pods_are_renewed_and_scaled() {
     lab.watari(&["scale", "web", "--replicas", "1"]);
     let file = std::path::Path::new("/tmp").join(&stop);
     std::fs::write(&file, "").expect("write a file");
-    let said: Vec<_> = asks.into_iter().map(|ask| ask.wait_with_output()).collect();
+    let said = asks.into_iter().map(Child::wait_with_output);
+    let said: Vec<_> = said.collect();
     std::fs::remove_file(&file).expect("remove the file");
     for output in said {
         let output = output.expect("wait for the client");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut counts = text.split_whitespace().map(|count| count.parse::<u32>());
+        let mut counts = text.split_whitespace().map(str::parse::<u32>);
         let (ok, bad) = (counts.next(), counts.next());
         assert!(matches!(ok, Some(Ok(20..))), "{text}");
         assert_eq!(bad, Some(Ok(0)), "{text}");
