@@ -24,7 +24,10 @@ impl fmt::Display for ServiceName {
 }
 
 /// What programs a node's load balancing needs to know of a `v1` `Service`.
-#[expect(clippy::struct_excessive_bools, reason = "fields of the API, as it has them")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "fields of the API, as it has them"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Which one.

@@ -52,7 +52,9 @@ pub enum BpfError {
     #[error("another process is loading or removing the datapath below {0}, for long")]
     Busy(PathBuf),
     /// A table of Services has no room for what is wanted; what is there goes on.
-    #[error("the map {map} is full: {what} needs {needed} entries more, {used} of {room} are in use{hint}")]
+    #[error(
+        "the map {map} is full: {what} needs {needed} entries more, {used} of {room} are in use{hint}"
+    )]
     Full {
         /// The map.
         map: &'static str,

@@ -5,9 +5,9 @@
 //! upgrades, compares and removes them.
 
 mod attach;
-mod clients;
 #[cfg(feature = "load")]
 pub mod balance;
+mod clients;
 #[cfg(feature = "load")]
 mod datapath;
 mod error;

@@ -63,7 +63,11 @@ pub(crate) fn cluster_node(node: &Node) -> Result<ClusterNode, Refusal> {
             .filter(|zone| !zone.is_empty())
             .map(|zone| zone.as_str().into()),
         deleting: node.metadata.deletion_timestamp.is_some()
-            || spec.taints.iter().flatten().any(|taint| taint.key == LEAVING),
+            || spec
+                .taints
+                .iter()
+                .flatten()
+                .any(|taint| taint.key == LEAVING),
     })
 }
 

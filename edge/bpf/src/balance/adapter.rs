@@ -150,7 +150,12 @@ impl<L: Layer> Balancer<L> {
         let addresses = self.shadow.addresses.iter();
         let mut addresses: Vec<Address> = addresses.map(|(address, _)| *address).collect();
         addresses.retain(|address| {
-            let at = self.shadow.addresses.get(address).copied().unwrap_or_default();
+            let at = self
+                .shadow
+                .addresses
+                .get(address)
+                .copied()
+                .unwrap_or_default();
             let key = super::words::address_key(*address);
             self.shadow.frontends.get(&key).copied() != address_entry(at)
         });
@@ -227,7 +232,9 @@ impl<L: Layer> Balancer<L> {
         }
         self.shadow.numbers.start_resting(now);
         let is_due = |(time, _): &(Option<u64>, Later)| time.is_some_and(|time| time <= now);
-        let (due, rest) = std::mem::take(&mut self.shadow.later).into_iter().partition(is_due);
+        let (due, rest) = std::mem::take(&mut self.shadow.later)
+            .into_iter()
+            .partition(is_due);
         self.shadow.later = rest;
         let due: Vec<(Option<u64>, Later)> = due;
         let sets = due.iter().filter_map(|(_, what)| match what {
@@ -241,7 +248,10 @@ impl<L: Layer> Balancer<L> {
         });
         let names: Vec<u32> = names.collect();
         let rested = self.shadow.numbers.rested(now);
-        let backends: Vec<_> = rested.iter().map(|number| (*number, Backend::default())).collect();
+        let backends: Vec<_> = rested
+            .iter()
+            .map(|number| (*number, Backend::default()))
+            .collect();
         let written = write_all(&self.tables, &sets, &names, &backends);
         if let Err(error) = written {
             self.doubt = true;
@@ -261,7 +271,9 @@ impl<L: Layer> Balancer<L> {
                 Later::Name(number) => drop(self.shadow.names.remove(&number)),
             }
         }
-        rested.into_iter().for_each(|number| self.shadow.numbers.free(number));
+        rested
+            .into_iter()
+            .for_each(|number| self.shadow.numbers.free(number));
         Ok(())
     }
 }
@@ -320,7 +332,11 @@ where
         while !rest.is_empty() {
             let (some, others) = rest.split_at(first_together(rest));
             rest = others;
-            let again = if self.doubt { some } else { self.together(some, now, &mut applied) };
+            let again = if self.doubt {
+                some
+            } else {
+                self.together(some, now, &mut applied)
+            };
             for change in again {
                 let outcome = if failures < PATIENCE {
                     self.singly(change, now, &mut applied)
@@ -334,7 +350,9 @@ where
                 }
             }
         }
-        if (self.doubt && self.look().is_err()) || (self.found && self.mend(now, &mut applied).is_err()) {
+        if (self.doubt && self.look().is_err())
+            || (self.found && self.mend(now, &mut applied).is_err())
+        {
             self.doubt = true;
         }
         self.applied = true;
@@ -387,8 +405,14 @@ where
                 }
             }
         }
-        let mut entries: Vec<(u32, u64)> = loads.iter().map(|(number, load)| (*number, *load)).collect();
-        let gone = self.loads.keys().filter(|number| !loads.contains_key(number));
+        let mut entries: Vec<(u32, u64)> = loads
+            .iter()
+            .map(|(number, load)| (*number, *load))
+            .collect();
+        let gone = self
+            .loads
+            .keys()
+            .filter(|number| !loads.contains_key(number));
         entries.extend(gone.map(|number| (*number, 0)));
         entries.retain(|(number, _)| (1..self.rooms.backends).contains(number));
         entries.sort_unstable();
@@ -400,11 +424,20 @@ where
     }
 
     fn configure(&mut self, node: &NodeConfig) -> Result<(), BpfError> {
-        let there = self.tables.config.stretch(0, 1)?.first().copied().unwrap_or_default();
-        let address = |address: Option<std::net::IpAddr>| {
-            address.map_or(Address::UNSPECIFIED, Address::from)
+        let there = self
+            .tables
+            .config
+            .stretch(0, 1)?
+            .first()
+            .copied()
+            .unwrap_or_default();
+        let address =
+            |address: Option<std::net::IpAddr>| address.map_or(Address::UNSPECIFIED, Address::from);
+        let services = if node.services {
+            config_flags::SERVICES
+        } else {
+            0
         };
-        let services = if node.services { config_flags::SERVICES } else { 0 };
         let config = Config {
             flags: there.flags & !config_flags::SERVICES | services,
             v4: address(node.v4),
@@ -432,11 +465,16 @@ impl<L: Layer> Balancer<L> {
                 record.filter(|record| record.number == departed.service)
             });
             !record.is_some_and(|record| {
-                record.roles.iter().any(|set| shadow.slots(*set).contains(&departed.backend))
+                record
+                    .roles
+                    .iter()
+                    .any(|set| shadow.slots(*set).contains(&departed.backend))
             })
         });
         let remembered = applied.departed.iter().filter(|departed| departed.affinity);
-        let again: Vec<_> = remembered.map(|departed| (now + GRACE, *departed)).collect();
+        let again: Vec<_> = remembered
+            .map(|departed| (now + GRACE, *departed))
+            .collect();
         self.departed.extend(again);
         // If it cannot be done now, it is done later.
         let _ = self.forget_clients(&applied.departed);

@@ -77,7 +77,9 @@ impl Planner<'_> {
                 let new = new.map(|range| (words::prefix_key(*range), 0));
                 self.plan.cidrs.extend(new);
                 let gone = self.shadow.cidrs.difference(&cidrs);
-                self.plan.gone_cidrs.extend(gone.map(|range| words::prefix_key(*range)));
+                self.plan
+                    .gone_cidrs
+                    .extend(gone.map(|range| words::prefix_key(*range)));
                 self.shadow.cidrs = cidrs;
                 Ok(())
             }
@@ -100,7 +102,9 @@ impl Planner<'_> {
             }
             Err(error) => {
                 let (numbers, sets) = (taken.numbers, taken.sets);
-                numbers.into_iter().for_each(|number| self.shadow.numbers.give_back(number));
+                numbers
+                    .into_iter()
+                    .for_each(|number| self.shadow.numbers.give_back(number));
                 self.shadow.free_sets.extend(sets);
                 let stretches = taken.stretches.into_iter();
                 stretches.for_each(|stretch| self.shadow.stretches.give(stretch));
@@ -145,7 +149,9 @@ impl Planner<'_> {
                 prepared.roles[*role as usize] = set;
             }
         }
-        let outside = classes.iter().find(|class| class.roles.contains(&Role::Outside));
+        let outside = classes
+            .iter()
+            .find(|class| class.roles.contains(&Role::Outside));
         if let Some(outside) = outside {
             self.prepare_ring(name, balancer, old, (outside, taken), &mut prepared);
         }
@@ -154,9 +160,12 @@ impl Planner<'_> {
     }
 
     fn name(&self, name: &BalancerName) -> Result<u32, BpfError> {
-        self.room("service_names", name, (count(self.shadow.names.len()), 1), {
-            (self.rooms.names, 1)
-        })?;
+        self.room(
+            "service_names",
+            name,
+            (count(self.shadow.names.len()), 1),
+            { (self.rooms.names, 1) },
+        )?;
         if text(name).is_none() {
             let why = format!("the name {name} is longer than any that Kubernetes allows");
             return Err(BpfError::Impossible(why));
@@ -177,7 +186,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let what = what.to_string();
-        Err(BpfError::Full { map, what, needed, used, room, hint: "" })
+        Err(BpfError::Full {
+            map,
+            what,
+            needed,
+            used,
+            room,
+            hint: "",
+        })
     }
 
     /// The numbers of a set's members.
@@ -202,11 +218,7 @@ impl Planner<'_> {
         Ok(wanted)
     }
 
-    fn take_stretch(
-        &mut self,
-        name: &BalancerName,
-        order: u8,
-    ) -> Result<Stretch, BpfError> {
+    fn take_stretch(&mut self, name: &BalancerName, order: u8) -> Result<Stretch, BpfError> {
         if let Some(stretch) = self.shadow.stretches.take(order) {
             return Ok(stretch);
         }
@@ -257,7 +269,12 @@ impl Planner<'_> {
                 Some(stretch)
             }
         };
-        prepared.sets.push(SetChange { set, when, edited, stretch });
+        prepared.sets.push(SetChange {
+            set,
+            when,
+            edited,
+            stretch,
+        });
         Ok(set)
     }
 
@@ -279,7 +296,10 @@ impl Planner<'_> {
         let set = prepared.roles[Role::Outside as usize];
         if let Some(record) = old {
             let is_same = record.roles[Role::Outside as usize] == set
-                && !prepared.sets.iter().any(|change| change.set == set && change.edited.changed);
+                && !prepared
+                    .sets
+                    .iter()
+                    .any(|change| change.set == set && change.edited.changed);
             if record.ring != 0 && record.ring_right && is_same {
                 prepared.ring = record.ring;
                 return;
@@ -346,15 +366,28 @@ impl Planner<'_> {
         let new = |keys: usize, old: usize| count(keys.saturating_sub(old));
         let had = |of: fn(&Record) -> usize| old.map_or(0, of);
         // Each may bring the entry of an address with it.
-        let frontends = new(prepared.frontends.len(), had(|record| record.frontends.len()));
+        let frontends = new(
+            prepared.frontends.len(),
+            had(|record| record.frontends.len()),
+        );
         let ranges = new(prepared.ranges.len(), had(|record| record.ranges.len()));
         let sources = new(prepared.sources.len(), had(|record| record.sources.len()));
         let used = count(self.shadow.frontends.len());
-        self.room("frontends", name, (used, frontends), (self.rooms.frontends, 0))?;
+        self.room(
+            "frontends",
+            name,
+            (used, frontends),
+            (self.rooms.frontends, 0),
+        )?;
         let used = count(self.shadow.ranges.len());
         self.room("port_ranges", name, (used, ranges), (self.rooms.ranges, 0))?;
         let used = self.shadow.source_count;
-        self.room("source_ranges", name, (used, sources), (self.rooms.sources, 0))
+        self.room(
+            "source_ranges",
+            name,
+            (used, sources),
+            (self.rooms.sources, 0),
+        )
     }
 
     fn commit(
@@ -368,7 +401,9 @@ impl Planner<'_> {
         if old.is_none() {
             self.shadow.next_name += 1;
             self.shadow.names.insert(prepared.number, name.clone());
-            self.plan.names.extend(text(name).map(|text| (prepared.number, text)));
+            self.plan
+                .names
+                .extend(text(name).map(|text| (prepared.number, text)));
         }
         for change in prepared.sets {
             self.commit_set(change);
@@ -411,21 +446,30 @@ impl Planner<'_> {
     }
 
     fn commit_set(&mut self, change: SetChange) {
-        let SetChange { set, when, edited, stretch } = change;
+        let SetChange {
+            set,
+            when,
+            edited,
+            stretch,
+        } = change;
         let kept = self.shadow.sets.entry(set).or_default();
         let before = std::mem::replace(&mut kept.slots, edited.slots);
         let old = std::mem::replace(&mut kept.stretch, stretch);
         let writes = self.plan.sets(when);
         let base = stretch.map_or(0, |stretch| stretch.base);
         let slots = edited.writes.iter();
-        writes.slots.extend(slots.map(|(at, number)| (base + at, *number)));
+        writes
+            .slots
+            .extend(slots.map(|(at, number)| (base + at, *number)));
         let slots = u32::try_from(kept.slots.len()).unwrap_or(0);
         if old != stretch || before.len() != kept.slots.len() {
             writes.headers.push((set, Set { base, count: slots }));
         }
         for number in &kept.slots {
             let entry = self.shadow.numbers.uses_more(*number);
-            self.plan.backends.extend(entry.map(|entry| (*number, entry)));
+            self.plan
+                .backends
+                .extend(entry.map(|entry| (*number, entry)));
         }
         self.less(&before);
         if let Some(old) = old.filter(|old| Some(*old) != stretch) {
@@ -439,7 +483,10 @@ impl Planner<'_> {
         let slots = (stretch.base..).zip(table.iter().copied());
         self.plan.early.slots.extend(slots);
         let count = u32::try_from(table.len()).unwrap_or(0);
-        let header = Set { base: stretch.base, count };
+        let header = Set {
+            base: stretch.base,
+            count,
+        };
         self.plan.early.headers.push((ring, header));
         if let Some(old) = old {
             self.later(Later::Stretch(old), GRACE);
@@ -493,7 +540,11 @@ impl Planner<'_> {
             }
         }
         for key in old {
-            let is_ours = self.shadow.frontends.get(&key).is_some_and(|at| at.service == number);
+            let is_ours = self
+                .shadow
+                .frontends
+                .get(&key)
+                .is_some_and(|at| at.service == number);
             if is_ours && !new.iter().any(|(is, _)| *is == key) {
                 self.shadow.frontends.remove(&key);
                 self.plan.frontends.insert(key);
@@ -519,7 +570,11 @@ impl Planner<'_> {
             }
         }
         for key in old {
-            let is_ours = self.shadow.ranges.get(&key).is_some_and(|at| at.service == number);
+            let is_ours = self
+                .shadow
+                .ranges
+                .get(&key)
+                .is_some_and(|at| at.service == number);
             if is_ours && !new.iter().any(|(is, _)| *is == key) {
                 self.shadow.ranges.remove(&key);
                 self.plan.ranges.insert(key);
@@ -545,15 +600,15 @@ impl Planner<'_> {
 
     pub(super) fn count_range(&mut self, address: Address, more: bool) {
         let at = self.shadow.addresses.entry(address).or_default();
-        at.ranges = if more { at.ranges + 1 } else { at.ranges.saturating_sub(1) };
+        at.ranges = if more {
+            at.ranges + 1
+        } else {
+            at.ranges.saturating_sub(1)
+        };
         self.put_address(address);
     }
 
-    fn address(
-        &mut self,
-        address: IpAddr,
-        others: Option<Others>,
-    ) -> Result<(), BpfError> {
+    fn address(&mut self, address: IpAddr, others: Option<Others>) -> Result<(), BpfError> {
         let address = Address::from(address);
         let key = words::address_key(address);
         if others.is_some() && !self.shadow.frontends.contains_key(&key) {
@@ -568,7 +623,12 @@ impl Planner<'_> {
 
     /// Makes the entry of an address what it should be.
     pub(super) fn put_address(&mut self, address: Address) {
-        let at = self.shadow.addresses.get(&address).copied().unwrap_or_default();
+        let at = self
+            .shadow
+            .addresses
+            .get(&address)
+            .copied()
+            .unwrap_or_default();
         let key = words::address_key(address);
         self.shadow.strays.frontends.remove(&key);
         let entry = super::rebuild::address_entry(at);

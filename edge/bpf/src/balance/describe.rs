@@ -91,7 +91,9 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
     Some(Described {
         number: record.number,
         protocol: record.protocol,
-        frontends: frontends.map(|(at, kind)| DescribedFrontend { at, kind }).collect(),
+        frontends: frontends
+            .map(|(at, kind)| DescribedFrontend { at, kind })
+            .collect(),
         backends: backends.into_values().collect(),
         ring: ring.map_or(0, |stretch| stretch.room()),
     })
@@ -102,7 +104,11 @@ pub(super) fn usage(shadow: &Shadow, rooms: &Rooms) -> Vec<Usage> {
     let (slots, _) = shadow.stretches.usage();
     let (backends, _) = shadow.numbers.usage();
     [
-        (maps::FRONTENDS, count(shadow.frontends.len()), rooms.frontends),
+        (
+            maps::FRONTENDS,
+            count(shadow.frontends.len()),
+            rooms.frontends,
+        ),
         (maps::PORT_RANGES, count(shadow.ranges.len()), rooms.ranges),
         (maps::SERVICE_CIDRS, count(shadow.cidrs.len()), rooms.cidrs),
         (maps::SOURCE_RANGES, shadow.source_count, rooms.sources),
@@ -133,7 +139,8 @@ impl ServiceNames {
     /// Every one.
     pub fn all(&self) -> Result<HashMap<u32, String>, BpfError> {
         let mut all = HashMap::new();
-        self.0.for_each(|number, text| all.extend(words(&text).map(|words| (number, words))))?;
+        self.0
+            .for_each(|number, text| all.extend(words(&text).map(|words| (number, words))))?;
         Ok(all)
     }
 }
@@ -141,4 +148,3 @@ impl ServiceNames {
 fn words(text: &Text) -> Option<String> {
     name_of(text, false).map(|name| name.to_string())
 }
-

@@ -14,7 +14,9 @@ const NOBODY: u32 = u32::MAX;
 
 /// Entries of the table of so many members: at least a hundred for each, as far as there are.
 pub(super) fn size(members: usize) -> u32 {
-    let wanted = u64::try_from(members).unwrap_or(u64::MAX).saturating_mul(100);
+    let wanted = u64::try_from(members)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(100);
     let fits = SIZES.iter().find(|size| u64::from(**size) >= wanted);
     fits.copied().unwrap_or(SIZES[SIZES.len() - 1])
 }
@@ -98,7 +100,9 @@ mod tests {
 
     fn counts(table: &[u32], members: usize) -> Vec<u32> {
         let mut counts = vec![0; members];
-        table.iter().for_each(|member| counts[*member as usize] += 1);
+        table
+            .iter()
+            .for_each(|member| counts[*member as usize] += 1);
         counts
     }
 
@@ -108,7 +112,10 @@ mod tests {
             let table = ring(&members(count, |_| 1));
             let counts = counts(&table, count as usize);
             let fair = u32::try_from(table.len()).unwrap() / count;
-            assert!(counts.iter().all(|n| (fair..=fair + 1).contains(n)), "{count}: {counts:?}");
+            assert!(
+                counts.iter().all(|n| (fair..=fair + 1).contains(n)),
+                "{count}: {counts:?}"
+            );
         }
         let weighted = ring(&members(3, |n| if n == 0 { 4 } else { 2 }));
         let counts = counts(&weighted, 3);
@@ -126,18 +133,28 @@ mod tests {
         let name = |members: &BTreeMap<SocketAddr, u8>| {
             let keys: Vec<_> = members.keys().copied().collect();
             let table = ring(members);
-            table.iter().map(|at| keys[*at as usize]).collect::<Vec<_>>()
+            table
+                .iter()
+                .map(|at| keys[*at as usize])
+                .collect::<Vec<_>>()
         };
         let (before, after) = (name(&all), name(&fewer));
         assert_eq!(before.len(), after.len());
         let stayed = before.iter().filter(|at| **at != gone).count();
-        let same = before.iter().zip(&after).filter(|(one, two)| one == two).count();
+        let same = before
+            .iter()
+            .zip(&after)
+            .filter(|(one, two)| one == two)
+            .count();
         assert!(same * 100 >= stayed * 85, "{same} of {stayed}");
     }
 
     #[test]
     fn sizes_grow_with_the_members() {
-        assert_eq!([size(1), size(3), size(10), size(10_000)], [251, 509, 1021, 65521]);
+        assert_eq!(
+            [size(1), size(3), size(10), size(10_000)],
+            [251, 509, 1021, 65521]
+        );
         assert_eq!(ring(&BTreeMap::new()), [0; 0]);
     }
 }

@@ -133,7 +133,9 @@ impl<K: Plain, V: Plain> MemoryTable<K, V> {
 impl<K: Plain, V: Plain> Table<K, V> for MemoryTable<K, V> {
     fn set(&self, entries: &[(K, V)]) -> Result<(), BpfError> {
         self.memory.state().calls += entries.len().div_ceil(4096);
-        entries.iter().try_for_each(|(key, value)| self.put(key, Some(value)))
+        entries
+            .iter()
+            .try_for_each(|(key, value)| self.put(key, Some(value)))
     }
 
     fn remove(&self, keys: &[K]) -> Result<(), BpfError> {
@@ -144,8 +146,12 @@ impl<K: Plain, V: Plain> Table<K, V> for MemoryTable<K, V> {
     fn each(&self, take: &mut dyn FnMut(K, V)) -> Result<(), BpfError> {
         let entries: Vec<_> = {
             let state = self.memory.state();
-            let mine = state.entries.iter().filter(|((name, _), _)| *name == self.name);
-            mine.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+            let mine = state
+                .entries
+                .iter()
+                .filter(|((name, _), _)| *name == self.name);
+            mine.map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect()
         };
         for (key, value) in entries {
             if let (Ok(key), Ok(value)) = (K::read_from_bytes(&key), V::read_from_bytes(&value)) {
@@ -157,7 +163,10 @@ impl<K: Plain, V: Plain> Table<K, V> for MemoryTable<K, V> {
 
     fn room(&self) -> u32 {
         let rooms = &self.memory.state().rooms;
-        rooms.get(self.name).copied().unwrap_or_else(|| room(self.name))
+        rooms
+            .get(self.name)
+            .copied()
+            .unwrap_or_else(|| room(self.name))
     }
 }
 
@@ -168,7 +177,9 @@ impl<V: Plain> Array<V> for MemoryTable<u32, V> {
         let value = |number: u32| {
             let key = (self.name, number.to_ne_bytes().to_vec());
             let value = state.entries.get(&key);
-            value.and_then(|value| V::read_from_bytes(value).ok()).unwrap_or_else(V::new_zeroed)
+            value
+                .and_then(|value| V::read_from_bytes(value).ok())
+                .unwrap_or_else(V::new_zeroed)
         };
         Ok((first..end).map(value).collect())
     }
@@ -178,10 +189,7 @@ impl Layer for Memory {
     type Table<K: Plain, V: Plain> = MemoryTable<K, V>;
     type Array<V: Plain> = MemoryTable<u32, V>;
 
-    fn table<K: Plain, V: Plain>(
-        &self,
-        name: &'static str,
-    ) -> Result<MemoryTable<K, V>, BpfError> {
+    fn table<K: Plain, V: Plain>(&self, name: &'static str) -> Result<MemoryTable<K, V>, BpfError> {
         Ok(MemoryTable {
             memory: self.clone(),
             name,

@@ -127,4 +127,3 @@ pub struct Departed {
     /// Whether clients may be remembered to be its.
     pub affinity: bool,
 }
-

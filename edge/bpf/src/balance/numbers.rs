@@ -80,7 +80,10 @@ impl Numbers {
         // Those in use first: of two numbers of one backend theirs is the one that goes on.
         for (number, backend) in (0_u32..).zip(table).skip(1) {
             let uses = uses.get(&number).copied().unwrap_or(0);
-            numbers.known[number as usize] = Known { backend: *backend, uses };
+            numbers.known[number as usize] = Known {
+                backend: *backend,
+                uses,
+            };
             if uses > 0 && *backend != NOBODY.backend {
                 numbers.by_key.entry(key(backend)).or_insert(number);
             }
@@ -126,7 +129,9 @@ impl Numbers {
         }
         let number = match self.free.pop_front() {
             Some(number) => number,
-            None => u32::try_from(self.known.len()).ok().filter(|next| *next < self.most)?,
+            None => u32::try_from(self.known.len())
+                .ok()
+                .filter(|next| *next < self.most)?,
         };
         if number as usize == self.known.len() {
             self.known.push(NOBODY);
@@ -182,7 +187,9 @@ impl Numbers {
     pub fn wrongly_ready(&self) -> Vec<u32> {
         let resting = self.resting.keys();
         resting
-            .filter(|number| self.known[**number as usize].backend.flags & backend_flags::READY != 0)
+            .filter(|number| {
+                self.known[**number as usize].backend.flags & backend_flags::READY != 0
+            })
             .copied()
             .collect()
     }

@@ -22,7 +22,9 @@ pub(super) fn observed(shadow: &Shadow) -> Observed {
     let strays = &shadow.strays;
     let unsaid = strays.frontends.len() + strays.ranges.len() + strays.sources.len();
     if unsaid > 0 && observed.strays.is_empty() {
-        observed.strays.push(format!("{unsaid} entries of no Service"));
+        observed
+            .strays
+            .push(format!("{unsaid} entries of no Service"));
     }
     let mut known: HashMap<u32, Members> = HashMap::new();
     for (name, record) in &shadow.records {
@@ -30,11 +32,17 @@ pub(super) fn observed(shadow: &Shadow) -> Observed {
         if lacks_ring(record, &balancer) {
             observed.unfinished.insert(name.clone());
         }
-        observed.services.balancers.insert(name.clone(), Arc::new(balancer));
+        observed
+            .services
+            .balancers
+            .insert(name.clone(), Arc::new(balancer));
     }
     for (address, at) in &shadow.addresses {
         if let Some(others) = at.others {
-            observed.services.addresses.insert(IpAddr::from(*address), others);
+            observed
+                .services
+                .addresses
+                .insert(IpAddr::from(*address), others);
         }
     }
     observed.services.cidrs.clone_from(&shadow.cidrs);

@@ -88,19 +88,28 @@ impl Plan {
         }
         let there = |key: &&FrontendKey| shadow.frontends.contains_key(key);
         let set = |addresses: bool| {
-            let keys = self.frontends.iter().filter(move |key| is_address(key) == addresses);
+            let keys = self
+                .frontends
+                .iter()
+                .filter(move |key| is_address(key) == addresses);
             let entries = keys.filter_map(|key| Some((*key, *shadow.frontends.get(key)?)));
             entries.collect::<Vec<_>>()
         };
         let gone = |addresses: bool| {
-            let keys = self.frontends.iter().filter(move |key| is_address(key) == addresses);
+            let keys = self
+                .frontends
+                .iter()
+                .filter(move |key| is_address(key) == addresses);
             keys.filter(|key| !there(key)).copied().collect::<Vec<_>>()
         };
         let ranges = self.ranges.iter();
         let ranges: Vec<_> = ranges
             .filter_map(|key| Some((*key, *shadow.ranges.get(key)?)))
             .collect();
-        let gone_ranges = self.ranges.iter().filter(|key| !shadow.ranges.contains_key(key));
+        let gone_ranges = self
+            .ranges
+            .iter()
+            .filter(|key| !shadow.ranges.contains_key(key));
         let gone_ranges: Vec<_> = gone_ranges.copied().collect();
         writer.set(&tables.frontends, &set(false))?;
         writer.set(&tables.ranges, &ranges)?;

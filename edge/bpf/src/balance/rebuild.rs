@@ -25,7 +25,10 @@ const GAP: u32 = 1024;
 /// The entry of an address; none if it needs none.
 pub(super) fn address_entry(at: AtAddress) -> Option<Entry> {
     let flags = [
-        (at.others == Some(Others::Refused), frontend_flags::REFUSES_OTHERS),
+        (
+            at.others == Some(Others::Refused),
+            frontend_flags::REFUSES_OTHERS,
+        ),
         (at.ranges > 0, frontend_flags::HAS_RANGES),
         // It is there for the ranges alone.
         (at.others.is_none(), frontend_flags::NODE_PORT),
@@ -72,13 +75,21 @@ impl Group {
         let frontends = self.frontends.iter().map(|(_, entry)| entry);
         let ranges = self.ranges.iter().map(|(_, entry)| entry);
         let is_cluster = |entry: &&Entry| entry.flags & frontend_flags::CLUSTER_ADDRESS != 0;
-        frontends.chain(ranges).find(|entry| is_cluster(entry) == cluster)
+        frontends
+            .chain(ranges)
+            .find(|entry| is_cluster(entry) == cluster)
     }
 
     /// Address and protocol of some frontend.
     fn place(&self) -> Option<(Address, u8)> {
-        let frontend = self.frontends.first().map(|(key, _)| (key.address, key.protocol));
-        let range = self.ranges.first().map(|(key, _)| (key.address, key.protocol));
+        let frontend = self
+            .frontends
+            .first()
+            .map(|(key, _)| (key.address, key.protocol));
+        let range = self
+            .ranges
+            .first()
+            .map(|(key, _)| (key.address, key.protocol));
         frontend.or(range)
     }
 
@@ -135,8 +146,12 @@ fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfEr
         let group = groups.entry(entry.service).or_default();
         group.ranges.push((*key, *entry));
     }
-    tables.sources.each(&mut |key, _| groups.entry(key.service).or_default().sources.push(key))?;
-    tables.cidrs.each(&mut |key, _| shadow.cidrs.extend(words::range_of(&key)))?;
+    tables
+        .sources
+        .each(&mut |key, _| groups.entry(key.service).or_default().sources.push(key))?;
+    tables
+        .cidrs
+        .each(&mut |key, _| shadow.cidrs.extend(words::range_of(&key)))?;
     let mut headers = BTreeMap::new();
     tables.sets.each(&mut |number, set| {
         if set != Set::default() {
@@ -151,7 +166,9 @@ fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfEr
         }
     })?;
     let mut last_name = 0;
-    tables.affinities.each(&mut |key, _| last_name = last_name.max(key.service))?;
+    tables
+        .affinities
+        .each(&mut |key, _| last_name = last_name.max(key.service))?;
     let known = names.keys().chain(groups.keys()).copied().max();
     last_name = last_name.max(known.unwrap_or(0));
     let config = tables.config.stretch(0, 1)?;
@@ -162,7 +179,13 @@ fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfEr
         group.ranges.sort_unstable_by_key(|(key, _)| *key);
         shadow.source_count += u32::try_from(group.sources.len()).unwrap_or(0);
     }
-    Ok(Read { names, groups, headers, backends, last_name })
+    Ok(Read {
+        names,
+        groups,
+        headers,
+        backends,
+        last_name,
+    })
 }
 
 fn empty(rooms: &Rooms) -> Shadow {
@@ -232,9 +255,15 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
         }
         let strays = &mut shadow.strays;
         let entries = group.frontends.len() + group.ranges.len() + group.sources.len();
-        strays.words.push(format!("{entries} entries of the Service {number}, which has no name"));
-        strays.frontends.extend(group.frontends.iter().map(|(key, _)| *key));
-        strays.ranges.extend(group.ranges.iter().map(|(key, _)| *key));
+        strays.words.push(format!(
+            "{entries} entries of the Service {number}, which has no name"
+        ));
+        strays
+            .frontends
+            .extend(group.frontends.iter().map(|(key, _)| *key));
+        strays
+            .ranges
+            .extend(group.ranges.iter().map(|(key, _)| *key));
         strays.sources.extend(group.sources);
     }
     for (number, text) in &read.names {
@@ -258,7 +287,10 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
 /// Where a header says that its set is, if that can be.
 fn stretch_of(set: &Set, rooms: &Rooms) -> Option<Stretch> {
     let order = Stretch::order_for(set.count);
-    let stretch = Stretch { base: set.base, order };
+    let stretch = Stretch {
+        base: set.base,
+        order,
+    };
     let end = u64::from(set.base) + (1 << order);
     let aligned = set.base.trailing_zeros() >= u32::from(order);
     (set.count > 0 && set.base > 0 && aligned && end <= u64::from(rooms.slots)).then_some(stretch)
@@ -270,7 +302,10 @@ fn take_sets(shadow: &mut Shadow, read: &Read, rooms: &Rooms, before: Option<&Sh
         let mut own = BTreeSet::new();
         for set in record.roles.iter_mut().chain([&mut record.ring]) {
             if *set >= rooms.sets || *set != 0 && claimed.contains(set) {
-                shadow.strays.words.push(format!("the set {set} of {name}, which is another's"));
+                shadow
+                    .strays
+                    .words
+                    .push(format!("the set {set} of {name}, which is another's"));
                 *set = 0;
             }
             own.insert(*set);
@@ -296,7 +331,10 @@ fn take_sets(shadow: &mut Shadow, read: &Read, rooms: &Rooms, before: Option<&Sh
                 continue;
             }
             let stretch = stretch_of(set, rooms).filter(|stretch| take(*stretch));
-            let kept = Kept { stretch, slots: Vec::new() };
+            let kept = Kept {
+                stretch,
+                slots: Vec::new(),
+            };
             shadow.sets.insert(*number, kept);
             if orphans {
                 shadow.later.push((None, Later::Set(*number)));
@@ -315,7 +353,9 @@ fn take_sets(shadow: &mut Shadow, read: &Read, rooms: &Rooms, before: Option<&Sh
     }
     let last = shadow.sets.keys().max().copied().unwrap_or(0);
     shadow.next_set = last + 1;
-    shadow.free_sets = (1..last).filter(|number| !shadow.sets.contains_key(number)).collect();
+    shadow.free_sets = (1..last)
+        .filter(|number| !shadow.sets.contains_key(number))
+        .collect();
     shadow.stretches = Stretches::except(rooms.slots, taken.into_values().collect());
 }
 
@@ -368,7 +408,9 @@ fn check_rings(shadow: &mut Shadow, rings: &HashMap<u32, Vec<u32>>) {
     for (name, record) in &shadow.records {
         let is_right = record.ring == 0 || {
             let members = members(shadow, record.roles[Role::Outside as usize]);
-            rings.get(&record.ring).is_some_and(|ring| *ring == ring_of(shadow, &members))
+            rings
+                .get(&record.ring)
+                .is_some_and(|ring| *ring == ring_of(shadow, &members))
         };
         if is_right {
             right.push(name.clone());

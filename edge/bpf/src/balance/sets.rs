@@ -124,9 +124,8 @@ pub(super) fn classes(balancer: &Balancer) -> Vec<Class> {
             Role::InsideExternal => &balancer.inside_external.members,
             Role::Outside => &balancer.outside.members,
         };
-        let same = |class: &&mut Class| {
-            Arc::ptr_eq(&class.members, members) || class.members == *members
-        };
+        let same =
+            |class: &&mut Class| Arc::ptr_eq(&class.members, members) || class.members == *members;
         match classes.iter_mut().find(same) {
             Some(class) => class.roles.push(role),
             None => classes.push(Class {
@@ -186,7 +185,9 @@ pub(super) fn assign(
 
 fn when(class: &Class, now: [u32; 3], set: u32, edited: &Edited) -> Option<When> {
     let has = |role: &Role| class.roles.contains(role);
-    let leaves = Role::ALL.iter().any(|role| now[*role as usize] == set && !has(role));
+    let leaves = Role::ALL
+        .iter()
+        .any(|role| now[*role as usize] == set && !has(role));
     let comes = class.roles.iter().any(|role| {
         let from = now[*role as usize];
         from != set && from != 0
@@ -217,7 +218,10 @@ mod tests {
         let edited = edit(&[1, 2, 3], &[(2, 1), (3, 1)]);
         assert_eq!((edited.slots, edited.writes), (vec![3, 2], vec![(0, 3)]));
         let last = edit(&[1, 2], &[(1, 1)]);
-        assert_eq!((last.slots, last.writes, last.changed), (vec![1], vec![], true));
+        assert_eq!(
+            (last.slots, last.writes, last.changed),
+            (vec![1], vec![], true)
+        );
         assert!(!edit(&[2, 1], &[(1, 1), (2, 1)]).changed);
     }
 

@@ -94,7 +94,8 @@ impl Stretches {
             mut order,
         } = stretch;
         self.used -= stretch.room();
-        while (order as usize) + 1 < self.free.len() && self.free[order as usize].remove(&(base ^ 1 << order))
+        while (order as usize) + 1 < self.free.len()
+            && self.free[order as usize].remove(&(base ^ 1 << order))
         {
             base &= !(1 << order);
             order += 1;

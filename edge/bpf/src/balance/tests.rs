@@ -41,12 +41,19 @@ fn address(service: u8, kind: u8) -> IpAddr {
 
 fn member(service: u8, n: u8) -> SocketAddr {
     // Some pods are behind several Services.
-    let port = if n % 5 == 0 { 80 } else { 8000 + u16::from(service) };
-    SocketAddr::new(if service % 4 == 3 {
-        IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, n.into()])
+    let port = if n % 5 == 0 {
+        80
     } else {
-        IpAddr::from([10, 9, 0, n])
-    }, port)
+        8000 + u16::from(service)
+    };
+    SocketAddr::new(
+        if service % 4 == 3 {
+            IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, n.into()])
+        } else {
+            IpAddr::from([10, 9, 0, n])
+        },
+        port,
+    )
 }
 
 /// How a balancer of a test is described: bits and numbers that proptest chooses.
@@ -64,7 +71,9 @@ struct Shape {
 }
 
 fn backends(service: u8, members: BTreeMap<u8, u8>, drops_when_empty: bool) -> Backends {
-    let members = members.into_iter().map(|(n, weight)| (member(service, n), weight));
+    let members = members
+        .into_iter()
+        .map(|(n, weight)| (member(service, n), weight));
     Backends {
         members: Arc::new(members.collect()),
         drops_when_empty,
@@ -73,8 +82,15 @@ fn backends(service: u8, members: BTreeMap<u8, u8>, drops_when_empty: bool) -> B
 
 fn wanted(service: u8, shape: &Shape) -> Wanted {
     let of = |local: bool| {
-        let chosen = shape.members.iter().filter(|(n, _)| !local || shape.local.contains(n));
-        backends(service, chosen.map(|(n, weight)| (*n, *weight)).collect(), local)
+        let chosen = shape
+            .members
+            .iter()
+            .filter(|(n, _)| !local || shape.local.contains(n));
+        backends(
+            service,
+            chosen.map(|(n, weight)| (*n, *weight)).collect(),
+            local,
+        )
     };
     let kinds = [
         FrontendKind::ClusterIp,
@@ -88,9 +104,25 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
             continue;
         }
         let address = address(service, bit);
-        frontends.insert(Frontend { address, first: 80, last: 80, range: false }, kind);
+        frontends.insert(
+            Frontend {
+                address,
+                first: 80,
+                last: 80,
+                range: false,
+            },
+            kind,
+        );
         if let Some((first, last)) = shape.range.filter(|_| kind != FrontendKind::NodePort) {
-            frontends.insert(Frontend { address, first, last, range: true }, kind);
+            frontends.insert(
+                Frontend {
+                    address,
+                    first,
+                    last,
+                    range: true,
+                },
+                kind,
+            );
         }
     }
     let sources = shape.sources.as_ref().map(|sources| {
@@ -98,7 +130,11 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
         sources.iter().map(net).collect()
     });
     Wanted {
-        protocol: if service % 3 == 2 { Protocol::Udp } else { Protocol::Tcp },
+        protocol: if service % 3 == 2 {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
         frontends,
         inside: of(shape.internal_local),
         inside_external: of(false),
@@ -115,25 +151,31 @@ fn shape() -> impl Strategy<Value = Shape> {
     (
         prop::collection::btree_map(1_u8..24, 1_u8..4, 0..12),
         prop::collection::btree_set(1_u8..24, 0..12),
-        (prop::bool::weighted(0.2), prop::bool::weighted(0.3), 1_u8..16),
+        (
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.3),
+            1_u8..16,
+        ),
         prop::option::weighted(0.2, (1_u16..100, 100_u16..)),
         prop::option::weighted(0.3, 1_u32..100),
         prop::option::weighted(0.3, prop::collection::btree_set(0_u8..5, 0..3)),
         prop::bool::weighted(0.2),
     )
-        .prop_map(|(members, local, (internal, external, kinds), range, affinity, sources, least)| {
-            Shape {
-                members,
-                local,
-                internal_local: internal,
-                external_local: external,
-                kinds,
-                range,
-                affinity,
-                sources,
-                least,
-            }
-        })
+        .prop_map(
+            |(members, local, (internal, external, kinds), range, affinity, sources, least)| {
+                Shape {
+                    members,
+                    local,
+                    internal_local: internal,
+                    external_local: external,
+                    kinds,
+                    range,
+                    affinity,
+                    sources,
+                    least,
+                }
+            },
+        )
 }
 
 /// A change to the tables, by a number of a Service.
@@ -191,7 +233,11 @@ impl Model {
             services.balancers.insert(name(*service), wanted);
         }
         for (service, refused) in &self.others {
-            let others = if *refused { Others::Refused } else { Others::Stack };
+            let others = if *refused {
+                Others::Refused
+            } else {
+                Others::Stack
+            };
             services.addresses.insert(address(*service, 0), others);
         }
         services
@@ -215,7 +261,9 @@ impl Eyes<'_> {
 
     fn backend(&self, number: u32) -> Option<SocketAddr> {
         let backend: Option<Backend> = self.get(maps::BACKENDS, number.as_bytes());
-        backend.filter(|backend| *backend != Backend::default()).map(|backend| place(&backend))
+        backend
+            .filter(|backend| *backend != Backend::default())
+            .map(|backend| place(&backend))
     }
 }
 
@@ -233,7 +281,12 @@ fn frontends(entries: &Entries) -> Vec<(Address, u16, u8, Entry)> {
             }
         } else if *table == maps::PORT_RANGES {
             let key = PortRangeKey::read_from_bytes(key).unwrap();
-            all.push((key.address, u16::from_be_bytes(key.port), key.protocol, entry));
+            all.push((
+                key.address,
+                u16::from_be_bytes(key.port),
+                key.protocol,
+                entry,
+            ));
         }
     }
     all
@@ -270,7 +323,11 @@ fn everybody(services: &Services, name: &BalancerName) -> Members {
     let Some(balancer) = services.balancers.get(name) else {
         return Members::new();
     };
-    let all = [&balancer.inside, &balancer.inside_external, &balancer.outside];
+    let all = [
+        &balancer.inside,
+        &balancer.inside_external,
+        &balancer.outside,
+    ];
     all.into_iter().flat_map(members).collect()
 }
 
@@ -284,7 +341,10 @@ fn assert_choice(
     for (address, port, protocol, entry) in frontends(first) {
         let at = (address, port, protocol);
         let (old, new) = (allowed(before, at), allowed(after, at));
-        let (name, _) = old.as_ref().or(new.as_ref()).expect("a frontend of before or after");
+        let (name, _) = old
+            .as_ref()
+            .or(new.as_ref())
+            .expect("a frontend of before or after");
         for (set, who) in [(entry.inside, 0), (entry.outside, 1), (entry.ring, 1)] {
             let found = Eyes(second).members(set, third);
             let mut expected = Members::new();
@@ -302,7 +362,10 @@ fn assert_choice(
                 }
             }
             let is_ring = who == 1 && set == entry.ring;
-            assert!(!never_empty || is_ring || !found.is_empty(), "{at:?}: set {set} is empty");
+            assert!(
+                !never_empty || is_ring || !found.is_empty(),
+                "{at:?}: set {set} is empty"
+            );
             for number in found {
                 let backend = Eyes(last).backend(number);
                 let known = backend.is_some_and(|backend| expected.contains(&backend));
@@ -320,11 +383,19 @@ fn assert_whole(entries: &Entries) {
         sets.extend([entry.inside, entry.outside, entry.ring]);
     }
     for set in sets.into_iter().filter(|set| *set != 0) {
-        let header: Set = Eyes(entries).get(maps::SETS, set.as_bytes()).unwrap_or_default();
+        let header: Set = Eyes(entries)
+            .get(maps::SETS, set.as_bytes())
+            .unwrap_or_default();
         stretches.push((header.base, header.base + header.count, set));
         for number in Eyes(entries).members(set, entries) {
-            let backend: Backend = Eyes(entries).get(maps::BACKENDS, number.as_bytes()).unwrap();
-            assert_eq!(backend.flags, watari_abi::backend_flags::READY, "{backend:?}");
+            let backend: Backend = Eyes(entries)
+                .get(maps::BACKENDS, number.as_bytes())
+                .unwrap();
+            assert_eq!(
+                backend.flags,
+                watari_abi::backend_flags::READY,
+                "{backend:?}"
+            );
         }
     }
     stretches.sort_unstable();
@@ -356,7 +427,9 @@ fn assert_there(balancer: &mut Balancer<Memory>, services: &Services) {
 
 fn one(shape: &Shape) -> Services {
     let mut services = Services::default();
-    services.balancers.insert(name(1), Arc::new(wanted(1, shape)));
+    services
+        .balancers
+        .insert(name(1), Arc::new(wanted(1, shape)));
     services
 }
 
@@ -385,7 +458,11 @@ fn one_endpoint_is_a_handful_of_writes() {
     let mut balancer = Balancer::open(&memory).unwrap();
     reach(&mut balancer, &one(&plain(1..=10)), 0);
     let there = tables_of(&memory.take_journal());
-    assert_eq!(there.len(), 1 + 10 + 10 + 1 + 1, "name, backends, slots, set, frontend");
+    assert_eq!(
+        there.len(),
+        1 + 10 + 10 + 1 + 1,
+        "name, backends, slots, set, frontend"
+    );
     for (members, writes) in [
         // One comes.
         (plain(1..=11), vec![maps::BACKENDS, maps::SLOTS, maps::SETS]),
@@ -394,7 +471,10 @@ fn one_endpoint_is_a_handful_of_writes() {
         // The last one goes.
         (plain(2..=10), vec![maps::SLOTS, maps::SETS, maps::BACKENDS]),
         // One takes another's place.
-        (plain((3..=10).chain([12])), vec![maps::BACKENDS, maps::SLOTS, maps::BACKENDS]),
+        (
+            plain((3..=10).chain([12])),
+            vec![maps::BACKENDS, maps::SLOTS, maps::BACKENDS],
+        ),
         (plain((3..=10).chain([12])), vec![]),
     ] {
         memory.take_calls();
@@ -414,7 +494,12 @@ fn growth_moves_a_set_and_frees_what_it_had_after_a_while() {
     reach(&mut balancer, &one(&plain(1..=9)), 0);
     assert_eq!(memory.take_journal().len(), 1 + 9 + 1);
     let used = |balancer: &Balancer<Memory>| {
-        balancer.usage().iter().find(|usage| usage.map == maps::SLOTS).unwrap().used
+        balancer
+            .usage()
+            .iter()
+            .find(|usage| usage.map == maps::SLOTS)
+            .unwrap()
+            .used
     };
     assert_eq!(used(&balancer), 8 + 16);
     balancer.tidy(SECOND / 2).unwrap();
@@ -427,25 +512,48 @@ fn growth_moves_a_set_and_frees_what_it_had_after_a_while() {
 fn what_is_removed_is_forgotten_step_by_step() {
     let memory = Memory::default();
     let mut balancer = Balancer::open(&memory).unwrap();
-    let shape = Shape { kinds: 15, range: Some((5, 700)), ..plain(1..=5) };
+    let shape = Shape {
+        kinds: 15,
+        range: Some((5, 700)),
+        ..plain(1..=5)
+    };
     let mut there = one(&shape);
     there.addresses.insert(address(1, 0), Others::Refused);
     there.cidrs.insert("10.96.0.0/16".parse().unwrap());
     reach(&mut balancer, &there, 0);
     let number = balancer.describe(&name(1)).unwrap().number;
     let applied = reach(&mut balancer, &Services::default(), 0);
-    let departed: BTreeSet<_> = applied.departed.iter().map(|departed| departed.at).collect();
+    let departed: BTreeSet<_> = applied
+        .departed
+        .iter()
+        .map(|departed| departed.at)
+        .collect();
     assert_eq!(departed, (1..=5).map(|n| member(1, n)).collect());
-    assert!(applied.departed.iter().all(|departed| departed.service == number));
+    assert!(
+        applied
+            .departed
+            .iter()
+            .all(|departed| departed.service == number)
+    );
     assert_eq!(balancer.names().get(&number), Some(&name(1)));
     assert!(balancer.tidy(SECOND).unwrap());
     assert!(memory.entries().keys().all(|(table, _)| {
-        [maps::SLOTS, maps::BACKENDS, maps::SERVICE_NAMES, maps::CONFIG].contains(table)
+        [
+            maps::SLOTS,
+            maps::BACKENDS,
+            maps::SERVICE_NAMES,
+            maps::CONFIG,
+        ]
+        .contains(table)
     }));
     assert!(!balancer.tidy(QUARANTINE).unwrap());
     let left: BTreeSet<_> = memory.entries().keys().map(|(table, _)| *table).collect();
     assert_eq!(left, BTreeSet::from([maps::SLOTS]));
-    assert!(balancer.usage().iter().all(|usage| usage.used == 0), "{:?}", balancer.usage());
+    assert!(
+        balancer.usage().iter().all(|usage| usage.used == 0),
+        "{:?}",
+        balancer.usage()
+    );
     // The name's number is nobody's again.
     reach(&mut balancer, &there, QUARANTINE);
     assert_ne!(balancer.describe(&name(1)).unwrap().number, number);
@@ -620,7 +728,10 @@ proptest! {
 fn a_change_writes_no_more_than_it_is_large() {
     let memory = Memory::default();
     let mut balancer = Balancer::open(&memory).unwrap();
-    let shape = |members: &BTreeSet<u8>| Shape { kinds: 15, ..plain(members.iter().copied()) };
+    let shape = |members: &BTreeSet<u8>| Shape {
+        kinds: 15,
+        ..plain(members.iter().copied())
+    };
     let mut members: BTreeSet<u8> = (1..=10).collect();
     reach(&mut balancer, &one(&shape(&members)), 0);
     let mut writes = 0;
@@ -630,7 +741,10 @@ fn a_change_writes_no_more_than_it_is_large() {
             members.insert(n);
         }
         memory.take_journal();
-        let services = one(&Shape { least: true, ..shape(&members) });
+        let services = one(&Shape {
+            least: true,
+            ..shape(&members)
+        });
         writes += reach(&mut balancer, &services, SECOND * u64::from(round)).writes;
         balancer.tidy(SECOND * u64::from(round)).unwrap();
     }
@@ -645,26 +759,41 @@ fn what_is_full_is_named_and_the_rest_goes_on() {
     memory.resize(maps::BACKENDS, 30);
     let mut balancer = Balancer::open(&memory).unwrap();
     let mut services = one(&plain(1..=10));
-    services.balancers.insert(name(2), Arc::new(wanted(2, &plain(1..=23))));
-    services.balancers.insert(name(4), Arc::new(wanted(4, &plain([1, 2]))));
+    services
+        .balancers
+        .insert(name(2), Arc::new(wanted(2, &plain(1..=23))));
+    services
+        .balancers
+        .insert(name(4), Arc::new(wanted(4, &plain([1, 2]))));
     let steps = between(&Services::default(), &services);
     let applied = balancer.apply(&steps, 0);
     assert_eq!((applied.done, applied.failed.len()), (2, 1));
     let words = applied.failed[0].1.to_string();
-    assert!(words.starts_with("the map backends is full: default/s2:http needs"), "{words}");
+    assert!(
+        words.starts_with("the map backends is full: default/s2:http needs"),
+        "{words}"
+    );
     assert!(balancer.describe(&name(4)).is_some());
     memory.resize(maps::BACKENDS, 3000);
     let mut balancer = Balancer::open(&memory).unwrap();
-    services.balancers.insert(name(5), Arc::new(wanted(5, &plain(1..=23))));
+    services
+        .balancers
+        .insert(name(5), Arc::new(wanted(5, &plain(1..=23))));
     let applied = balancer.apply(&between(&one(&plain([])), &services), 0);
     assert_eq!(applied.failed.len(), 1, "{:?}", applied.failed);
     let words = applied.failed[0].1.to_string();
-    assert!(words.contains("the map slots is full") && words.contains("--service-slots"), "{words}");
+    assert!(
+        words.contains("the map slots is full") && words.contains("--service-slots"),
+        "{words}"
+    );
     // A table of Maglev that finds no room is told; the Service works without.
     let memory = Memory::default();
     memory.resize(maps::SLOTS, 64);
     let mut balancer = Balancer::open(&memory).unwrap();
-    let shape = Shape { kinds: 2, ..plain(1..=3) };
+    let shape = Shape {
+        kinds: 2,
+        ..plain(1..=3)
+    };
     let applied = balancer.apply(&between(&Services::default(), &one(&shape)), 0);
     assert_eq!(applied.failed.len(), 1);
     let described = balancer.describe(&name(1)).unwrap();
@@ -676,28 +805,62 @@ fn clients_of_who_left_are_not_remembered() {
     use watari_abi::{Affinity, AffinityKey};
     let memory = Memory::default();
     let mut balancer = Balancer::open(&memory).unwrap();
-    let shape = |members: &[u8]| Shape { affinity: Some(60), ..plain(members.iter().copied()) };
+    let shape = |members: &[u8]| Shape {
+        affinity: Some(60),
+        ..plain(members.iter().copied())
+    };
     let mut services = one(&shape(&[5, 10]));
     // Another Service has the same pod at the same port.
-    services.balancers.insert(name(2), Arc::new(wanted(2, &shape(&[5]))));
+    services
+        .balancers
+        .insert(name(2), Arc::new(wanted(2, &shape(&[5]))));
     reach(&mut balancer, &services, 0);
     let described = balancer.describe(&name(1)).unwrap();
-    let table = memory.table::<AffinityKey, Affinity>(maps::AFFINITIES).unwrap();
+    let table = memory
+        .table::<AffinityKey, Affinity>(maps::AFFINITIES)
+        .unwrap();
     let remember = |number: u32, client: u8, backend: u32| {
         let client = Address::from(IpAddr::from([10, 1, 1, client]));
-        let key = AffinityKey { client, service: number };
-        table.set(&[(key, Affinity { seen: 1, backend, pad: 0 })]).unwrap();
+        let key = AffinityKey {
+            client,
+            service: number,
+        };
+        table
+            .set(&[(
+                key,
+                Affinity {
+                    seen: 1,
+                    backend,
+                    pad: 0,
+                },
+            )])
+            .unwrap();
     };
-    let number = |at: SocketAddr| described.backends.iter().find(|of| of.at == at).unwrap().number;
+    let number = |at: SocketAddr| {
+        described
+            .backends
+            .iter()
+            .find(|of| of.at == at)
+            .unwrap()
+            .number
+    };
     let (five, ten) = (number(member(1, 5)), number(member(1, 10)));
     let second = balancer.describe(&name(2)).unwrap().number;
     remember(described.number, 1, five);
     remember(described.number, 2, ten);
     remember(second, 3, five);
-    services.balancers.insert(name(1), Arc::new(wanted(1, &shape(&[10]))));
+    services
+        .balancers
+        .insert(name(1), Arc::new(wanted(1, &shape(&[10]))));
     let applied = reach(&mut balancer, &services, 0);
     assert_eq!(applied.departed.len(), 1);
-    let count = || memory.entries().keys().filter(|(of, _)| *of == maps::AFFINITIES).count();
+    let count = || {
+        memory
+            .entries()
+            .keys()
+            .filter(|(of, _)| *of == maps::AFFINITIES)
+            .count()
+    };
     assert_eq!(count(), 2);
     // A program that had just looked remembers one once more.
     remember(described.number, 4, five);
@@ -719,7 +882,14 @@ fn numbers_with_connections_are_nobody_else_s() {
     assert_eq!(loads.stretch(backend, 1).unwrap(), [3]);
     balancer.tidy(QUARANTINE + SECOND).unwrap();
     assert!(balancer.names().contains_key(&service));
-    let used = |table| balancer.usage().iter().find(|usage| usage.map == table).unwrap().used;
+    let used = |table| {
+        balancer
+            .usage()
+            .iter()
+            .find(|usage| usage.map == table)
+            .unwrap()
+            .used
+    };
     assert_eq!(used(maps::BACKENDS), 1);
     balancer.recount(&HashMap::new(), QUARANTINE).unwrap();
     assert_eq!(loads.stretch(backend, 1).unwrap(), [0]);
@@ -732,7 +902,11 @@ fn what_the_node_is_told_leaves_the_rest_as_it_is() {
     use watari_abi::{Config, config_flags};
     let memory = Memory::default();
     let config = memory.array::<Config>(maps::CONFIG).unwrap();
-    let there = Config { revision: 7, flags: config_flags::QUIET, ..Config::default() };
+    let there = Config {
+        revision: 7,
+        flags: config_flags::QUIET,
+        ..Config::default()
+    };
     config.set(&[(0, there)]).unwrap();
     let mut balancer = Balancer::open(&memory).unwrap();
     let node = NodeConfig {
@@ -742,12 +916,20 @@ fn what_the_node_is_told_leaves_the_rest_as_it_is() {
         ports: (61000, 65535),
     };
     balancer.configure(&node).unwrap();
-    let shape = Shape { range: Some((1, 9)), ..plain([1]) };
+    let shape = Shape {
+        range: Some((1, 9)),
+        ..plain([1])
+    };
     reach(&mut balancer, &one(&shape), 0);
     let now = config.stretch(0, 1).unwrap()[0];
     let flags = config_flags::QUIET | config_flags::SERVICES | config_flags::PORT_RANGES;
     assert_eq!((now.revision, now.flags, now.first_port), (7, flags, 61000));
-    balancer.configure(&NodeConfig { services: false, ..node }).unwrap();
+    balancer
+        .configure(&NodeConfig {
+            services: false,
+            ..node
+        })
+        .unwrap();
     reach(&mut balancer, &Services::default(), 0);
     assert_eq!(config.stretch(0, 1).unwrap()[0].flags, config_flags::QUIET);
 }

@@ -131,13 +131,18 @@ pub(super) fn ports_of(key: &PortRangeKey) -> Option<(u16, u16)> {
 pub(super) fn text(name: &BalancerName) -> Option<Text> {
     let words = name.to_string();
     let mut text = [0; 192];
-    text.get_mut(..words.len())?.copy_from_slice(words.as_bytes());
+    text.get_mut(..words.len())?
+        .copy_from_slice(words.as_bytes());
     Some(Text { text })
 }
 
 /// What a name stands for; the family is that of its frontends.
 pub(super) fn name_of(text: &Text, v6: bool) -> Option<BalancerName> {
-    let end = text.text.iter().position(|byte| *byte == 0).unwrap_or(text.text.len());
+    let end = text
+        .text
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(text.text.len());
     let words = std::str::from_utf8(&text.text[..end]).ok()?;
     let (namespace, rest) = words.split_once('/')?;
     let (name, port) = rest.split_once(':')?;
@@ -161,17 +166,29 @@ pub(super) fn flags(balancer: &Balancer, at: &Frontend, kind: FrontendKind) -> u
     };
     let bits = [
         (inside.drops_when_empty, frontend_flags::INSIDE_DROPS),
-        (balancer.least_connections, frontend_flags::LEAST_CONNECTIONS),
+        (
+            balancer.least_connections,
+            frontend_flags::LEAST_CONNECTIONS,
+        ),
         (at.range, frontend_flags::KEEPS_PORT),
         (cluster, frontend_flags::CLUSTER_ADDRESS),
         (kind == FrontendKind::NodePort, frontend_flags::NODE_PORT),
-        (kind == FrontendKind::LoadBalancer, frontend_flags::LOAD_BALANCER),
+        (
+            kind == FrontendKind::LoadBalancer,
+            frontend_flags::LOAD_BALANCER,
+        ),
         (
             !cluster && balancer.outside.drops_when_empty,
             frontend_flags::OUTSIDE_DROPS,
         ),
-        (!cluster && balancer.keeps_source, frontend_flags::KEEPS_SOURCE),
-        (!cluster && balancer.direct_return, frontend_flags::DIRECT_RETURN),
+        (
+            !cluster && balancer.keeps_source,
+            frontend_flags::KEEPS_SOURCE,
+        ),
+        (
+            !cluster && balancer.direct_return,
+            frontend_flags::DIRECT_RETURN,
+        ),
         (
             kind == FrontendKind::LoadBalancer && balancer.source_ranges.is_some(),
             frontend_flags::SOURCE_RANGES,
@@ -200,7 +217,10 @@ fn gcd(one: u8, two: u8) -> u8 {
 
 /// How many slots each member has: the weights, divided by what they have in common.
 pub(super) fn shares(members: &BTreeMap<SocketAddr, u8>) -> impl Iterator<Item = (SocketAddr, u8)> {
-    let common = members.values().fold(0, |common, weight| gcd(common, *weight)).max(1);
+    let common = members
+        .values()
+        .fold(0, |common, weight| gcd(common, *weight))
+        .max(1);
     members
         .iter()
         .filter(|(_, weight)| **weight > 0)
@@ -208,7 +228,9 @@ pub(super) fn shares(members: &BTreeMap<SocketAddr, u8>) -> impl Iterator<Item =
 }
 
 fn canonical_members(members: &Members) -> Members {
-    let common = members.values().fold(0, |common, weight| gcd(common, *weight));
+    let common = members
+        .values()
+        .fold(0, |common, weight| gcd(common, *weight));
     if common == 1 {
         return members.clone();
     }
@@ -241,7 +263,11 @@ fn canonical_frontends(balancer: &Balancer) -> BTreeMap<Frontend, FrontendKind> 
 pub fn canonical(balancer: &Balancer) -> Option<Balancer> {
     let mut said = balancer.clone();
     said.frontends = canonical_frontends(balancer);
-    let has = |kind| said.frontends.values().any(|of| (*of == FrontendKind::ClusterIp) == kind);
+    let has = |kind| {
+        said.frontends
+            .values()
+            .any(|of| (*of == FrontendKind::ClusterIp) == kind)
+    };
     let (cluster, others) = (has(true), has(false));
     if !cluster && !others {
         return None;
@@ -254,7 +280,11 @@ pub fn canonical(balancer: &Balancer) -> Option<Balancer> {
         said.outside = said.inside.clone();
         (said.keeps_source, said.direct_return) = (false, false);
     }
-    for of in [&mut said.inside, &mut said.inside_external, &mut said.outside] {
+    for of in [
+        &mut said.inside,
+        &mut said.inside_external,
+        &mut said.outside,
+    ] {
         of.members = canonical_members(&of.members);
     }
     let mut kinds = said.frontends.values();

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -264,10 +265,11 @@ impl Open {
             "send" => ask_by(&unconnected(&to(1)?)?, to(1)?),
             "open-send" => {
                 let to = to(1)?;
-                if !self.unconnected.contains_key(&to.is_ipv4()) {
-                    self.unconnected.insert(to.is_ipv4(), unconnected(&to)?);
-                }
-                ask_by(&self.unconnected[&to.is_ipv4()], to)
+                let socket = match self.unconnected.entry(to.is_ipv4()) {
+                    Entry::Occupied(there) => there.into_mut(),
+                    Entry::Vacant(place) => place.insert(unconnected(&to)?),
+                };
+                ask_by(socket, to)
             }
             "many" => ask_often(times(1)? as usize, to(2)?),
             // A datagram socket is made, connected and closed; or connected once more.

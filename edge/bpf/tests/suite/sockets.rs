@@ -97,8 +97,8 @@ impl Stage {
         };
         config.insert(&0, &entry).expect("the configuration");
         let clients = Clients::open(&self.world.bpffs.root()).expect("open the clients");
-        let pod = self.client.ns.enter(|| watari_bpf::netns_cookie());
-        let node = self.world.node.enter(|| watari_bpf::netns_cookie());
+        let pod = self.client.ns.enter(watari_bpf::netns_cookie);
+        let node = self.world.node.enter(watari_bpf::netns_cookie);
         let own = ["10.9.0.250", "fd00:9::250"].map(|text| text.parse().expect("an address"));
         for (cookie, addresses) in [(pod, &self.client.addresses[..]), (node, &own[..])] {
             let cookie = cookie.expect("ask").expect("this kernel tells it");
@@ -515,7 +515,7 @@ fn a_pod_that_is_taken_out_is_no_client_any_more() {
     let pod = &stage.backends[0];
     let cookie = pod
         .ns
-        .enter(|| watari_bpf::netns_cookie())
+        .enter(watari_bpf::netns_cookie)
         .expect("ask")
         .expect("a cookie");
     stage.world.node.enter(|| {

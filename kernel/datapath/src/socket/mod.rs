@@ -165,7 +165,12 @@ fn client<E: SocketEnv>(env: &E, service: &Address) -> Address {
         return address;
     }
     // ff00::/8 is multicast, and nobody's source (RFC 4291 section 2.7).
-    Address::v6([u32::MAX, u32::MAX, netns as u32, (netns >> 32) as u32])
+    Address::v6([
+        u32::MAX,
+        u32::MAX,
+        (netns & 0xffff_ffff) as u32,
+        (netns >> 32) as u32,
+    ])
 }
 
 /// The Service takes only some clients, and this is none of them, or may be none. A pod's packet is

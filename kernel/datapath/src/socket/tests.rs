@@ -27,7 +27,7 @@ fn call(address: Address, port: u16, protocol: u8) -> Call {
     }
 }
 
-/// A node with a Service at 10.0.0.1 and fd00::1, port 80, TCP and UDP, of three backends for each
+/// A node with a Service at 10.0.0.1 and `fd00::1`, port 80, TCP and UDP, of three backends for each
 /// family.
 struct Node {
     services: Services,
