@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,6 +8,8 @@ use watari_abi::{Connection, ConnectionKey, Counter, DropEvent, FlowEvent, Reaso
 use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
+use crate::balance::Departed;
+use crate::connections::Ended;
 use crate::error::BpfError;
 
 /// A node's datapath: what it holds, and what brings it to what it should hold.
@@ -29,7 +32,7 @@ pub trait Datapath {
     /// costs the packet less.
     fn promote(&mut self, limit: usize) -> Result<usize, BpfError>;
 
-    /// Hands every connection to `take`, some thousands a system call.
+    /// Hands every connection to `take`, some thousands a system call; no alias of one.
     fn flows(&mut self, take: &mut dyn FnMut(Flow)) -> Result<(), BpfError>;
 
     /// What was dropped since the datapath was first loaded.
@@ -41,6 +44,14 @@ pub trait Datapath {
     /// Looks at up to about `limit` connections, from where it was the last time, and removes
     /// those that have expired by `now` (ns of `CLOCK_MONOTONIC`).
     fn sweep(&mut self, now: u64, limit: usize) -> Result<Swept, BpfError>;
+
+    /// Ends what Services have given to who left: forgets connections, so that the next packet finds none,
+    /// and gives the sockets that are to be told.
+    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError>;
+
+    /// How many connections each backend has of each Service's port, by their numbers, at `now`
+    /// (ns of `CLOCK_MONOTONIC`).
+    fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError>;
 
     /// Reads the events that are there, up to about `limit`.
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError>;

@@ -9,6 +9,8 @@ mod attach;
 pub mod balance;
 mod clients;
 #[cfg(feature = "load")]
+mod connections;
+#[cfg(feature = "load")]
 mod datapath;
 mod error;
 #[cfg(feature = "load")]
@@ -34,6 +36,8 @@ pub mod sys;
 pub use attach::cgroup_root;
 pub use attach::{Attached, Attachment};
 pub use clients::{Clients, netns_cookie};
+#[cfg(feature = "load")]
+pub use connections::Ended;
 #[cfg(feature = "load")]
 pub use datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, Observed, Stray, Swept, abi_hook,

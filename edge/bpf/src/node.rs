@@ -1,18 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
-    Link, PrefixKey, Reason, Remote, Tally, maps,
+    Link, PrefixKey, Reason, Remote, SocketKey, SocketService, Tally, maps,
 };
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};
 use zerocopy::FromBytes;
 
 use crate::attach::{Attachment, Found, Hooks};
-use crate::balance::{prefix_key, range_of};
+use crate::balance::{Balancer, Departed, prefix_key, range_of};
+use crate::connections::{self, Ended, is_alias};
 use crate::datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, OLDER, Observed, Stray, Swept, TWICE,
     abi_hook, difference, table_hook,
@@ -35,6 +36,7 @@ pub struct Node {
     remotes: Map<PrefixKey, Remote>,
     established: Map<ConnectionKey, Connection>,
     transient: Map<ConnectionKey, Connection>,
+    sockets: Map<SocketKey, SocketService>,
     drop_totals: PerCpuMap<u32>,
     drops_by_link: PerCpuMap<DropKey>,
     counters: PerCpuMap<u32>,
@@ -63,6 +65,7 @@ impl Node {
             remotes: Map::open(&dir.map(maps::REMOTES))?,
             established: Map::open(&dir.map(maps::ESTABLISHED))?,
             transient: Map::open(&dir.map(maps::TRANSIENT))?,
+            sockets: Map::open(&dir.map(maps::SOCKETS))?,
             drop_totals: PerCpuMap::open(&dir.map(maps::DROP_TOTALS))?,
             drops_by_link: PerCpuMap::open(&dir.map(maps::DROPS_BY_LINK))?,
             counters: PerCpuMap::open(&dir.map(maps::COUNTERS))?,
@@ -97,6 +100,15 @@ impl Node {
             established: &self.established,
             transient: &self.transient,
         }
+    }
+
+    /// The tables of Services, below the same pins.
+    pub fn balancer(&self) -> Result<Balancer<PinDir>, BpfError> {
+        Balancer::open(self.hooks.dir())
+    }
+
+    fn connections(&self) -> connections::Tables<'_> {
+        [&self.established, &self.transient]
     }
 
     fn program_ids(&self) -> BTreeMap<Hook, u32> {
@@ -417,11 +429,13 @@ impl Datapath for Node {
     fn flows(&mut self, take: &mut dyn FnMut(Flow)) -> Result<(), BpfError> {
         for (map, established) in [(&self.established, true), (&self.transient, false)] {
             map.for_each(|key, connection| {
-                take(Flow {
-                    key,
-                    connection,
-                    established,
-                });
+                if !is_alias(&connection) {
+                    take(Flow {
+                        key,
+                        connection,
+                        established,
+                    });
+                }
             })?;
         }
         Ok(())
@@ -449,6 +463,14 @@ impl Datapath for Node {
     fn sweep(&mut self, now: u64, limit: usize) -> Result<Swept, BpfError> {
         let tables = [&self.established, &self.transient];
         self.sweep.run(tables, now, limit)
+    }
+
+    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError> {
+        connections::end(self.connections(), &self.sockets, departed)
+    }
+
+    fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError> {
+        connections::counts(self.connections(), &self.sockets, now)
     }
 
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError> {

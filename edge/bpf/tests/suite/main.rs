@@ -1,6 +1,7 @@
 //! The adapter against the running kernel, in namespaces and file systems of its own.
 
 mod attach;
+mod balance;
 mod compiled;
 mod corpus;
 mod fastpath;
