@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use watari_bpf::balance::Departed;
 use watari_bpf::{Datapath, PinDir};
 use watari_netlink::{Snapshot, read_setting};
 
 use crate::daemon::{Daemon, POLL};
 use crate::pinned::{Services, monotonic};
-use crate::services::{Ending, end, source_ports};
+use crate::services::{Told, source_ports, tell};
 
 /// What is worth knowing of Services, and no trouble.
 #[derive(Debug, Default)]
@@ -18,8 +19,11 @@ pub struct Notes {
 }
 
 impl<K: Datapath> Daemon<K> {
-    /// What the folder says of Services; `cluster`: also of the rest.
-    pub(crate) fn hear_services(&mut self, cluster: bool) {
+    /// Looks at the folder, and hears what it says of Services; true if what it says of the rest is
+    /// different.
+    pub(crate) fn poll_folder(&mut self) -> bool {
+        let services = &mut self.node.services;
+        let cluster = self.folder.poll(&mut |event| services.hear(event));
         if cluster && let Some(found) = self.folder.cluster() {
             let own = found
                 .nodes
@@ -29,8 +33,8 @@ impl<K: Datapath> Daemon<K> {
             cidrs.extend(&self.options.service_cidrs);
             self.node.services.set_cluster(own, cidrs);
         }
-        let events = self.folder.take_events();
-        self.node.services.hear(events);
+        self.node.services.heard(self.folder.is_answer());
+        cluster
     }
 
     /// Looks at what Services need of the node, and has their tables compared.
@@ -82,11 +86,8 @@ impl<K: Datapath> Daemon<K> {
                 .iter()
                 .filter_map(|record| record.netns.clone())
                 .collect();
-            // Without programs there are no connections of theirs.
-            if let Some(pins) = &self.node.pins {
-                let ended = end(pins, &pods, &gone).map(|ending| self.ended(ending));
-                self.trouble("ending", ended);
-            }
+            let ended = self.end(&pods, &gone);
+            self.trouble("ending", ended);
         }
         if self.node.services.write_board(&*self.node.balancing) {
             let checks = self.node.services.health_checks();
@@ -101,23 +102,41 @@ impl<K: Datapath> Daemon<K> {
         }
     }
 
-    fn ended(&mut self, ending: Ending) {
-        let ended = ending.ended;
+    /// Ends what leads to endpoints that are gone.
+    fn end(&mut self, pods: &[PathBuf], gone: &[Departed]) -> Result<()> {
+        let ended = self.node.kernel.end(gone)?;
+        let connections = u64::try_from(ended.connections).unwrap_or(u64::MAX);
+        // Without programs no socket was given anything.
+        let told = match &self.node.pins {
+            Some(pins) => tell(pins, pods, gone, &ended.sockets)?,
+            None => Told::default(),
+        };
+        let sockets = told.sockets;
         self.board.numbers(|numbers| {
-            let all = &mut numbers.ended;
-            all.connections += ended.connections;
-            all.sockets += ended.sockets;
+            numbers.ended.connections += connections;
+            numbers.ended.sockets += sockets;
         });
-        if ended.connections > 0 || ended.sockets > 0 {
-            let (connections, sockets) = (ended.connections, ended.sockets);
+        if connections > 0 || sockets > 0 {
             tracing::info!(connections, sockets, "ended what led to removed endpoints");
         }
-        self.services_notes.untold = ending.untold.map(|error| {
+        self.services_notes.untold = told.untold.map(|error| {
             format!(
                 "clients on this node of removed endpoints are not told, and wait until they give \
                  up: {error}"
             )
         });
+        Ok(())
+    }
+
+    /// Says how many connections backends have: the programs count, and are corrected.
+    pub(crate) fn recount(&mut self) {
+        if !self.node.services.stands() {
+            return;
+        }
+        let now = monotonic();
+        let counted = self.node.kernel.connection_counts(now);
+        let recounted = counted.and_then(|counts| self.node.balancing.recount(&counts, now));
+        self.trouble("loads", recounted.map_err(Into::into));
     }
 
     /// What is worth knowing of Services.

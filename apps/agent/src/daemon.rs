@@ -224,9 +224,14 @@ impl<K: Datapath> Daemon<K> {
         }
         if now >= self.next_sweep {
             let swept = self.node.kernel.sweep(monotonic(), SWEPT);
-            let at_end = swept.as_ref().is_ok_and(|swept| !swept.at_end);
-            self.next_sweep = now + if at_end { TICK } else { SWEEP };
+            // What cannot be swept is tried again like what was.
+            let at_end = swept.as_ref().map_or(true, |swept| swept.at_end);
+            self.next_sweep = now + TICK;
             self.trouble("sweep", swept.map(drop).map_err(Into::into));
+            if at_end {
+                self.next_sweep = now + SWEEP;
+                self.recount();
+            }
         }
         let dice = &mut self.dice;
         // xorshift64: enough to keep retries apart.
@@ -321,8 +326,7 @@ impl<K: Datapath> Daemon<K> {
 
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
-        let cluster = self.folder.poll();
-        self.hear_services(cluster);
+        let cluster = self.poll_folder();
         let doubt = self
             .folder
             .doubt()
@@ -560,9 +564,10 @@ impl<K: Datapath> Daemon<K> {
                 drop(to.send(Shown::rows(compiler, after.as_ref())));
             }
             Request::Service(name, to) => {
-                let compiler = &self.node.services.compiler;
-                let shown = Shown::detail(compiler, &*self.node.balancing, &name);
-                drop(to.send(shown));
+                let counts = self.node.kernel.connection_counts(monotonic());
+                let (keeper, balancing) = (&self.node.services, &*self.node.balancing);
+                let counts = counts.unwrap_or_default();
+                drop(to.send(Shown::detail(keeper, balancing, &counts, &name)));
             }
             Request::Status(to) => drop(to.send(self.status())),
             Request::Drops(to) => {

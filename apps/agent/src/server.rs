@@ -116,7 +116,7 @@ async fn answer(stream: UnixStream, requests: &mpsc::Sender<Request>, pins: Path
             tell(&mut write, &drops.await?).await
         }
         Ask::Services => services(&mut write, requests).await,
-        Ask::Service { service } => detail(&mut write, requests, pins, service).await,
+        Ask::Service { service } => detail(&mut write, requests, service).await,
         Ask::Flows { filter, follow } => {
             let (to, told) = oneshot::channel();
             requests.send(Request::Follow(to)).await?;
@@ -159,24 +159,15 @@ async fn services(
 async fn detail(
     write: &mut (impl AsyncWrite + Unpin),
     requests: &mpsc::Sender<Request>,
-    pins: PathBuf,
     service: ServiceName,
 ) -> Result<()> {
     let (to, shown) = oneshot::channel();
     let request = Request::Service(service.clone(), to);
     requests.send(request).await?;
-    let Shown::Detail(Some(mut detail)) = shown.await? else {
+    let Shown::Detail(Some(detail)) = shown.await? else {
         return refuse(write, format!("there is no Service {service}")).await;
     };
-    let counted = tokio::task::spawn_blocking(move || {
-        let counted = detail.count(&pins, pinned::monotonic());
-        (detail, counted)
-    });
-    let (detail, counted) = counted.await?;
-    match counted {
-        Ok(()) => tell(write, &*detail).await,
-        Err(error) => refuse(write, format!("count its connections: {error}")).await,
-    }
+    tell(write, &*detail).await
 }
 
 async fn until_closed(mut lines: BufReader<tokio::io::Take<tokio::net::unix::OwnedReadHalf>>) {

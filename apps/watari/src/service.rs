@@ -119,7 +119,7 @@ fn list_line(row: &ServiceRow) -> String {
     list_row([
         &row.namespace,
         &row.name,
-        &format!("{:?}", row.kind),
+        &word(&row.kind),
         &addresses,
         &row.ports.join(","),
         &format!("{}/{}", row.ready, row.total),
@@ -134,8 +134,12 @@ fn page(detail: &ServiceDetail) -> String {
     let row = &detail.row;
     let _ = writeln!(
         text,
-        "service {}/{}: {:?}, {} of {} endpoints ready",
-        row.namespace, row.name, row.kind, row.ready, row.total
+        "service {}/{}: {}, {} of {} endpoints ready",
+        row.namespace,
+        row.name,
+        word(&row.kind),
+        row.ready,
+        row.total
     );
     if let Some(why) = &row.not_programmed {
         let _ = writeln!(text, "not programmed: {why}");
@@ -199,7 +203,7 @@ fn part_page(part: &ServicePort) -> String {
 fn frontend_line(frontend: &ServiceFrontend) -> String {
     let mut line = format!(
         "  {:<14} {}",
-        format!("{:?}", frontend.kind),
+        word(&frontend.kind),
         at(frontend.address, frontend.first)
     );
     if frontend.last != frontend.first {
@@ -234,6 +238,14 @@ fn backend_line(backend: &ServiceBackend) -> String {
     match &backend.unused {
         Some(why) => format!("{line}\n      not used: {why}"),
         None => line,
+    }
+}
+
+/// A type as the API calls it.
+fn word(kind: &impl serde::Serialize) -> String {
+    match serde_json::to_value(kind) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
     }
 }
 

@@ -72,7 +72,7 @@ fn print(status: &Status) {
     if let Some(services) = &status.services {
         let synced = services.synced_seconds_ago.map_or_else(
             || "not yet in the kernel".to_owned(),
-            |ago| format!("in the kernel since {} ago", span(ago)),
+            |ago| format!("the last change {} ago", span(ago)),
         );
         println!(
             "services {} with {} ports at {} addresses and ports, {} endpoints in use; {synced}",

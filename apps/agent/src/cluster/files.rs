@@ -29,37 +29,40 @@ pub enum Event {
     NoSlice(ServiceName),
 }
 
-/// What an object of Services is known by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Id {
-    Service(ServiceName),
-    Slice(ServiceName),
+/// What an object of Services is known by: `Service NAMESPACE/NAME`. There may be ten thousands, each in a
+/// file of its own.
+type Id = Arc<str>;
+
+const SERVICE: &str = "Service";
+const SLICE: &str = "EndpointSlice";
+
+fn id_of(event: &Event) -> Id {
+    let (kind, name) = match event {
+        Event::Service(service) => (SERVICE, &service.name),
+        Event::NoService(name) => (SERVICE, name),
+        Event::Slice(slice, _) => (SLICE, &slice.name),
+        Event::NoSlice(name) => (SLICE, name),
+    };
+    format!("{kind} {name}").into()
 }
 
-impl Id {
-    fn of(event: &Event) -> Self {
-        match event {
-            Event::Service(service) => Self::Service(service.name.clone()),
-            Event::Slice(slice, _) => Self::Slice(slice.name.clone()),
-            Event::NoService(name) => Self::Service(name.clone()),
-            Event::NoSlice(name) => Self::Slice(name.clone()),
-        }
-    }
-
-    fn gone(self) -> Event {
-        match self {
-            Self::Service(name) => Event::NoService(name),
-            Self::Slice(name) => Event::NoSlice(name),
-        }
-    }
-
-    fn words(&self) -> String {
-        match self {
-            Self::Service(name) => format!("Service {name}"),
-            Self::Slice(name) => format!("EndpointSlice {name}"),
-        }
-    }
+/// That there is no such object any more.
+fn gone(id: &str) -> Option<Event> {
+    let (kind, name) = id.split_once(' ')?;
+    let (namespace, name) = name.split_once('/')?;
+    let name = ServiceName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    Some(if kind == SERVICE {
+        Event::NoService(name)
+    } else {
+        Event::NoSlice(name)
+    })
 }
+
+/// Takes what comes and goes, in an order in which it holds.
+pub type Sink<'a> = &'a mut dyn FnMut(Event);
 
 /// What a file is known by: inode, size, time of change in s and ns.
 type Stamp = (u64, u64, i64, i64);
@@ -68,15 +71,22 @@ type Stamp = (u64, u64, i64, i64);
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    /// What of Services it holds, or held before it broke.
-    ids: BTreeSet<Id>,
-    nodes: Vec<ClusterNode>,
-    masquerade: MasqueradeConf,
-    cidrs: Vec<IpNet>,
-    errors: Vec<String>,
+    /// What of Services it holds, or held before it broke, in order.
+    ids: Box<[Id]>,
+    /// What it says of the cluster beside Services; most files say nothing.
+    cluster: Option<Box<Part>>,
+    errors: Box<[String]>,
     /// Seen for the first time with less in it than before, as it may be while it is written: it is
     /// believed if it is the same at the next look.
     unsettled: bool,
+}
+
+/// What a file says of the cluster beside its Services.
+#[derive(Debug, Clone, Default)]
+struct Part {
+    nodes: Vec<ClusterNode>,
+    masquerade: MasqueradeConf,
+    cidrs: Vec<IpNet>,
 }
 
 /// The files of a folder. An object that stands in several is that of the first file by name.
@@ -84,27 +94,26 @@ struct File {
 pub struct Files {
     /// The folder could be listed once.
     listed: bool,
-    files: BTreeMap<PathBuf, File>,
-    owners: BTreeMap<Id, PathBuf>,
+    files: BTreeMap<Arc<Path>, File>,
+    owners: BTreeMap<Id, Arc<Path>>,
     /// Objects with the further files that they stand in.
-    doubles: BTreeMap<Id, BTreeSet<PathBuf>>,
-    events: Vec<Event>,
+    doubles: BTreeMap<Id, BTreeSet<Arc<Path>>>,
     /// Files that are to be read once more, though they did not change.
-    again: BTreeSet<PathBuf>,
+    again: BTreeSet<Arc<Path>>,
     /// What went away while a file broke that may hold it now.
     held: BTreeSet<Id>,
-    suspects: BTreeSet<PathBuf>,
+    suspects: BTreeSet<Arc<Path>>,
 }
 
 impl Files {
     /// Looks for files that came, changed or went; true if there were any, and the first time. A folder that cannot be
     /// listed is as it was.
-    pub fn poll(&mut self, folder: &Path) -> io::Result<bool> {
+    pub fn poll(&mut self, folder: &Path, sink: Sink<'_>) -> io::Result<bool> {
         let now = list(folder)?;
-        let gone: Vec<PathBuf> = self
+        let gone: Vec<Arc<Path>> = self
             .files
             .keys()
-            .filter(|path| !now.contains_key(*path))
+            .filter(|path| !now.contains_key(&***path))
             .cloned()
             .collect();
         let mut lost = BTreeSet::new();
@@ -118,33 +127,37 @@ impl Files {
             }
         }
         for (path, stamp) in &now {
-            let known = self.files.get(path);
-            if known.is_none_or(|file| file.unsettled || file.stamp.as_ref() != Some(stamp)) {
-                self.again.insert(path.clone());
+            let known = self.files.get_key_value(&**path);
+            let same = known.filter(|(_, file)| !file.unsettled && file.stamp == Some(*stamp));
+            if same.is_none() {
+                let path =
+                    known.map_or_else(|| Arc::from(path.as_path()), |(path, _)| path.clone());
+                self.again.insert(path);
             }
         }
         // One may have to be read for what another no longer holds.
         while let Some(path) = self.again.pop_first() {
             changed = true;
-            if let Some(stamp) = now.get(&path)
-                && self.read(&path, *stamp, &mut lost)
+            if let Some(stamp) = now.get(&*path)
+                && self.read(&path, *stamp, &mut lost, sink)
             {
                 broke.insert(path);
             }
         }
-        self.release(lost, broke);
+        self.release(lost, broke, sink);
         Ok(changed)
     }
 
-    /// What came and went since this was last asked for, in an order in which it holds.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.files
+            .values()
+            .filter_map(|file| file.cluster.as_deref())
     }
 
     /// The nodes; of two with one name the first.
     pub fn nodes(&self) -> Vec<ClusterNode> {
         let mut nodes: BTreeMap<&str, &ClusterNode> = BTreeMap::new();
-        for node in self.files.values().flat_map(|file| &file.nodes) {
+        for node in self.parts().flat_map(|part| &part.nodes) {
             nodes.entry(&node.name).or_insert(node);
         }
         nodes.into_values().cloned().collect()
@@ -153,15 +166,15 @@ impl Files {
     /// Who is masqueraded: all that is said of it.
     pub fn masquerade(&self) -> MasqueradeConf {
         let mut all = MasqueradeConf::default();
-        for file in self.files.values() {
-            all.merge(file.masquerade.clone());
+        for part in self.parts() {
+            all.merge(part.masquerade.clone());
         }
         all
     }
 
     /// The ranges of Services' addresses.
     pub fn cidrs(&self) -> BTreeSet<IpNet> {
-        let all = self.files.values().flat_map(|file| &file.cidrs);
+        let all = self.parts().flat_map(|part| &part.cidrs);
         all.copied().collect()
     }
 
@@ -171,9 +184,8 @@ impl Files {
         let doubles = self.doubles.iter().flat_map(|(id, paths)| {
             let first = self.owners.get(id).map(|path| path.display().to_string());
             let first = first.unwrap_or_default();
-            let words = id.words();
             let also =
-                move |path: &PathBuf| format!("{}: {words} stands also in {first}", path.display());
+                move |path: &Arc<Path>| format!("{}: {id} stands also in {first}", path.display());
             paths.iter().map(also)
         });
         each.cloned().chain(doubles).collect()
@@ -185,7 +197,13 @@ impl Files {
     }
 
     /// True if the file broke now.
-    fn read(&mut self, path: &Path, stamp: Stamp, lost: &mut BTreeSet<Id>) -> bool {
+    fn read(
+        &mut self,
+        path: &Arc<Path>,
+        stamp: Stamp,
+        lost: &mut BTreeSet<Id>,
+        sink: Sink<'_>,
+    ) -> bool {
         let mut file = self.files.remove(path).unwrap_or_default();
         let was_well = file.errors.is_empty();
         let (manifests, errors) = match watari_manifests::load(path) {
@@ -195,26 +213,26 @@ impl Files {
             }
             Err(error) => (Manifests::default(), vec![error.to_string()]),
         };
-        file.errors = errors;
+        file.errors = errors.into();
         let found = objects(&manifests, changed_at(stamp));
-        let ids: BTreeSet<Id> = found.iter().map(Id::of).collect();
+        let mut ids: BTreeSet<Id> = found.iter().map(id_of).collect();
         let broken = !file.errors.is_empty();
-        let gone: Vec<Id> = file.ids.difference(&ids).cloned().collect();
+        let gone = file.ids.iter().filter(|id| !ids.contains(*id));
+        let gone: Vec<Id> = gone.cloned().collect();
         // Written over in place, it may be only half there. Another inode was put there whole.
         let in_place = file.stamp.is_some_and(|last| last.0 == stamp.0);
         let same_again = file.unsettled && file.stamp == Some(stamp);
         file.unsettled = !broken && !gone.is_empty() && in_place && !same_again;
         let keep = broken || file.unsettled;
         if keep {
-            file.ids.extend(ids);
-        } else {
-            file.ids = ids;
+            ids.extend(gone.iter().cloned());
         }
+        file.ids = ids.into_iter().collect();
         file.stamp = Some(stamp);
         take_cluster(&mut file, &manifests, keep);
-        self.files.insert(path.to_owned(), file);
+        self.files.insert(path.clone(), file);
         for event in found {
-            self.own(path, event);
+            self.own(path, event, sink);
         }
         if !keep {
             for id in gone {
@@ -225,12 +243,12 @@ impl Files {
     }
 
     /// An object stands in a file.
-    fn own(&mut self, path: &Path, event: Event) {
-        let id = Id::of(&event);
+    fn own(&mut self, path: &Arc<Path>, event: Event, sink: Sink<'_>) {
+        let id = id_of(&event);
         self.held.remove(&id);
         match self.owners.get(&id) {
-            Some(owner) if owner.as_path() < path => {
-                self.doubles.entry(id).or_default().insert(path.to_owned());
+            Some(owner) if owner < path => {
+                self.doubles.entry(id).or_default().insert(path.clone());
                 return;
             }
             Some(owner) if owner != path => {
@@ -239,12 +257,12 @@ impl Files {
             }
             _ => {}
         }
-        self.owners.insert(id, path.to_owned());
-        self.events.push(event);
+        self.owners.insert(id, path.clone());
+        sink(event);
     }
 
     /// An object no longer stands in a file.
-    fn disown(&mut self, path: &Path, id: Id, lost: &mut BTreeSet<Id>) {
+    fn disown(&mut self, path: &Arc<Path>, id: Id, lost: &mut BTreeSet<Id>) {
         let mut next = None;
         if let Some(others) = self.doubles.get_mut(&id) {
             if !others.remove(path) {
@@ -267,44 +285,46 @@ impl Files {
     }
 
     /// Lets go of what stands nowhere; what went while a file broke, when that file is well again.
-    fn release(&mut self, lost: BTreeSet<Id>, broke: BTreeSet<PathBuf>) {
+    fn release(&mut self, lost: BTreeSet<Id>, broke: BTreeSet<Arc<Path>>, sink: Sink<'_>) {
         if !lost.is_empty() && !broke.is_empty() {
             self.held.extend(lost);
             self.suspects.extend(broke);
             return;
         }
         let files = &self.files;
-        let broken = |path: &PathBuf| files.get(path).is_some_and(|file| !file.errors.is_empty());
+        let broken = |path: &Arc<Path>| files.get(path).is_some_and(|file| !file.errors.is_empty());
         self.suspects.retain(broken);
-        let mut gone = lost;
+        let mut all = lost;
         if self.suspects.is_empty() {
-            gone.append(&mut self.held);
+            all.append(&mut self.held);
         }
-        for id in gone {
-            if !self.owners.contains_key(&id) {
-                self.events.push(id.gone());
-            }
-        }
+        let owners = &self.owners;
+        let free = all.iter().filter(|id| !owners.contains_key(*id));
+        free.filter_map(|id| gone(id)).for_each(sink);
     }
 }
 
 /// What a file says of the cluster beside its Services; if it may be but half there, what it said before
 /// too.
 fn take_cluster(file: &mut File, manifests: &Manifests, keep: bool) {
-    let mut nodes: Vec<ClusterNode> = manifests.nodes().cloned().collect();
-    let mut masquerade = manifests.masquerade();
-    let mut cidrs: Vec<IpNet> = manifests.service_cidrs().collect();
-    if keep {
-        let missing = file.nodes.iter();
-        let missing: Vec<_> = missing
-            .filter(|known| !nodes.iter().any(|node| node.name == known.name))
-            .cloned()
-            .collect();
-        nodes.extend(missing);
-        masquerade.merge(file.masquerade.clone());
-        cidrs.extend(&file.cidrs);
+    let mut part = Part {
+        nodes: manifests.nodes().cloned().collect(),
+        masquerade: manifests.masquerade(),
+        cidrs: manifests.service_cidrs().collect(),
+    };
+    if let Some(before) = file.cluster.take().filter(|_| keep) {
+        let names: BTreeSet<&str> = part.nodes.iter().map(|node| &*node.name).collect();
+        let missing = before.nodes.iter();
+        let missing = missing.filter(|known| !names.contains(&*known.name));
+        let missing: Vec<ClusterNode> = missing.cloned().collect();
+        part.nodes.extend(missing);
+        part.masquerade.merge(before.masquerade);
+        part.cidrs.extend(before.cidrs);
     }
-    (file.nodes, file.masquerade, file.cidrs) = (nodes, masquerade, cidrs);
+    let says = !part.nodes.is_empty()
+        || !part.cidrs.is_empty()
+        || part.masquerade != MasqueradeConf::default();
+    file.cluster = says.then(|| Box::new(part));
 }
 
 fn objects(manifests: &Manifests, at: SystemTime) -> Vec<Event> {

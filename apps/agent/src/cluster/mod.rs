@@ -76,12 +76,9 @@ impl Folder {
         self.doubt.as_deref()
     }
 
-    /// What came and went of Services; nothing while what the folder says is no answer.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        if self.found.is_none() || self.doubt.is_some() {
-            return Vec::new();
-        }
-        self.files.take_events()
+    /// What the folder says is an answer; without, what is heard of Services is nothing to go by.
+    pub fn is_answer(&self) -> bool {
+        self.found.is_some() && self.doubt.is_none()
     }
 
     /// Looks whether files came, changed or went, and reads those; true if what is known of the
@@ -91,12 +88,14 @@ impl Folder {
     /// the ways to all nodes away. So does a file with errors for what it may have held, a file that
     /// is just being written, and a folder without this very node, which cannot be a list of the
     /// cluster: it was emptied, is only half written, or is another cluster's.
-    pub fn poll(&mut self) -> bool {
+    ///
+    /// What comes and goes of Services is handed to `sink` as it is read.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(Event)) -> bool {
         let since = Instant::now();
         if self.rest.is_some_and(|rest| since < rest) {
             return false;
         }
-        let changed = self.files.poll(&self.path).unwrap_or_else(|error| {
+        let changed = self.files.poll(&self.path, sink).unwrap_or_else(|error| {
             if error.kind() != std::io::ErrorKind::NotFound {
                 self.errors = vec![format!("cannot read {}: {error}", self.path.display())];
             }
@@ -160,7 +159,7 @@ mod tests {
     /// As if a second had passed.
     fn poll(folder: &mut Folder) -> bool {
         folder.rest = None;
-        folder.poll()
+        folder.poll(&mut |_| {})
     }
 
     fn node(name: &str, cidr: &str) -> String {
@@ -256,8 +255,10 @@ mod tests {
 
     /// What is heard of at this look, in words.
     fn heard(folder: &mut Folder) -> Vec<String> {
-        poll(folder);
-        let events = folder.take_events().into_iter();
+        folder.rest = None;
+        let mut events = Vec::new();
+        folder.poll(&mut |event| events.push(event));
+        let events = events.into_iter();
         let words = events.map(|event| match event {
             Event::Service(service) => format!("{}:{}", service.name.name, service.ports[0].port),
             Event::NoService(name) => format!("no {}", name.name),
@@ -304,24 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_heard_before_the_folder_is_an_answer() {
+    fn a_folder_without_this_node_is_nothing_to_go_by() {
         let (dir, mut folder) = with_node();
-        put(dir.path(), "one.yaml", &service("x", 1));
         fs::write(dir.path().join("node.yaml"), "").unwrap();
-        assert_eq!(heard(&mut folder), [""; 0], "without this node");
+        assert!(!poll(&mut folder) && !folder.is_answer());
         fs::write(dir.path().join("node.yaml"), node("a", "10.1.0.0/24")).unwrap();
-        assert_eq!(heard(&mut folder), ["x:1"]);
-        for path in ["node.yaml", "one.yaml"] {
-            fs::remove_file(dir.path().join(path)).unwrap();
-        }
-        assert_eq!(heard(&mut folder), [""; 0], "emptied");
-        put(dir.path(), "one.yaml", &service("x", 7));
-        fs::write(dir.path().join("node.yaml"), node("a", "10.1.0.0/24")).unwrap();
-        assert_eq!(
-            heard(&mut folder),
-            ["no x", "x:7"],
-            "what holds stands last"
-        );
+        assert!(poll(&mut folder) && folder.is_answer());
+        fs::remove_file(dir.path().join("node.yaml")).unwrap();
+        assert!(!poll(&mut folder) && !folder.is_answer(), "emptied");
     }
 
     #[test]

@@ -97,8 +97,6 @@ pub struct Ended {
     pub connections: u64,
     /// Sockets of local clients.
     pub sockets: u64,
-    /// Clients that stayed with their endpoint.
-    pub affinities: u64,
 }
 
 /// What came of a sync.
@@ -341,7 +339,6 @@ impl Numbers {
         for (what, count) in [
             ("connection", self.ended.connections),
             ("socket", self.ended.sockets),
-            ("affinity", self.ended.affinities),
         ] {
             metric.sample(&[("what", what)], count);
         }

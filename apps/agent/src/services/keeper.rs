@@ -15,7 +15,6 @@ use crate::cluster::Event;
 use crate::health::{Board, HealthCheck};
 use crate::metrics;
 
-use super::ending::Gone;
 use super::ports::PortRange;
 
 /// Changes that are told one by one; of more only the number.
@@ -51,9 +50,13 @@ pub struct Keeper {
     slices: Vec<(bool, SystemTime)>,
     /// Who left a balancer and is still an endpoint: it drains.
     draining: BTreeMap<(BalancerName, SocketAddr), Draining>,
-    gone: Vec<Gone>,
+    gone: Vec<Departed>,
     /// Something is to be counted anew for who asks.
     recount: bool,
+    /// Services and slices that were heard of since.
+    heard: (u64, u64),
+    /// What was heard of last is nothing to go by.
+    waits: bool,
     /// Counts up with every change.
     generation: u64,
     last_sync: Option<SystemTime>,
@@ -82,6 +85,8 @@ impl Keeper {
             draining: BTreeMap::new(),
             gone: Vec::new(),
             recount: true,
+            heard: (0, 0),
+            waits: true,
             generation: 0,
             last_sync: None,
         }
@@ -90,6 +95,11 @@ impl Keeper {
     /// What the object of the reconciler is: another one whenever something is to be done.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The kernel had all that was desired at least once since this agent started.
+    pub fn stands(&self) -> bool {
+        self.stands
     }
 
     /// When the kernel had last all that was desired.
@@ -133,35 +143,38 @@ impl Keeper {
         self.collect();
     }
 
-    /// What came and went.
-    pub fn hear(&mut self, events: Vec<Event>) {
-        if events.is_empty() {
-            return;
-        }
-        let (mut services, mut slices) = (0, 0);
-        for event in events {
-            match event {
-                Event::Service(service) => {
-                    services += 1;
-                    self.compiler.set_service(&service);
+    /// Something came or went; [`Keeper::heard`] follows.
+    pub fn hear(&mut self, event: Event) {
+        match event {
+            Event::Service(service) => {
+                self.heard.0 += 1;
+                self.compiler.set_service(&service);
+            }
+            Event::NoService(name) => {
+                self.heard.0 += 1;
+                self.compiler.remove_service(&name);
+            }
+            Event::Slice(slice, since) => {
+                self.heard.1 += 1;
+                if self.stands {
+                    self.slices.push((slice.v6, since));
                 }
-                Event::NoService(name) => {
-                    services += 1;
-                    self.compiler.remove_service(&name);
-                }
-                Event::Slice(slice, since) => {
-                    slices += 1;
-                    if self.stands {
-                        self.slices.push((slice.v6, since));
-                    }
-                    self.compiler.set_slice(&slice);
-                }
-                Event::NoSlice(name) => {
-                    slices += 1;
-                    self.compiler.remove_slice(&name);
-                }
+                self.compiler.set_slice(&slice);
+            }
+            Event::NoSlice(name) => {
+                self.heard.1 += 1;
+                self.compiler.remove_slice(&name);
             }
         }
+    }
+
+    /// All that was heard of is to hold, unless `is_answer` is false: then the kernel stays as it is.
+    pub fn heard(&mut self, is_answer: bool) {
+        self.waits = !is_answer;
+        if self.waits || self.heard == (0, 0) {
+            return;
+        }
+        let (services, slices) = std::mem::take(&mut self.heard);
         let at = SystemTime::now();
         self.board
             .numbers(|numbers| numbers.heard(services, slices, at));
@@ -186,6 +199,9 @@ impl Keeper {
 
     /// Brings the kernel there. `now` is in ns of `CLOCK_MONOTONIC`.
     pub fn sync(&mut self, balancing: &mut dyn Balancing, now: u64) -> Result<Synced> {
+        if self.waits {
+            return Ok(Synced::default());
+        }
         let since = Instant::now();
         let full = self.compare;
         if full {
@@ -309,7 +325,7 @@ impl Keeper {
                     self.draining.insert((name.clone(), departed.at), draining);
                 }
                 // The Service is gone, its endpoints need not be: streams go on to their end.
-                None if departed.protocol == Protocol::Udp => self.gone.push(Gone(departed)),
+                None if departed.protocol == Protocol::Udp => self.gone.push(departed),
                 None => {}
             }
         }
@@ -322,7 +338,7 @@ impl Keeper {
             let departed = draining.departed;
             match compiler.knows(name, *at) {
                 None => {
-                    gone.push(Gone(departed));
+                    gone.push(departed);
                     false
                 }
                 // Datagrams know no end of their own: they go on as long as somebody serves them.
@@ -330,7 +346,7 @@ impl Keeper {
                     if departed.protocol == Protocol::Udp && !draining.datagrams_ended =>
                 {
                     draining.datagrams_ended = true;
-                    gone.push(Gone(departed));
+                    gone.push(departed);
                     true
                 }
                 Some(_) => true,
@@ -338,8 +354,14 @@ impl Keeper {
         });
     }
 
+    /// The number that connections have of an endpoint which left a balancer, and drains.
+    pub fn draining(&self, name: &BalancerName, at: SocketAddr) -> Option<u32> {
+        let draining = self.draining.get(&(name.clone(), at));
+        draining.map(|draining| draining.departed.backend)
+    }
+
     /// Those whose connections are to be ended.
-    pub fn take_gone(&mut self) -> Vec<Gone> {
+    pub fn take_gone(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.gone)
     }
 

@@ -9,7 +9,7 @@ mod keeper;
 mod ports;
 mod show;
 
-pub use ending::{Ending, end};
+pub use ending::{Told, tell};
 pub use keeper::Keeper;
 pub use ports::{PortRange, source_ports};
 pub use show::{ServiceBackend, ServiceDetail, ServiceFrontend, ServicePort, ServiceRow, Shown};

@@ -1,15 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use watari_abi::{Connection, ConnectionKey, flags, maps};
 use watari_bpf::balance::{Balancing, DescribedBackend};
-use watari_bpf::{BpfError, Map, PinDir};
 use watari_model::{ServiceName, ServiceType};
-use watari_services::{BackendView, Compiler, PartView, Programmed, ServiceView, State};
+use watari_services::{Compiler, PartView, Programmed, ServiceView, State};
 use watari_tables::FrontendKind;
 
+use super::keeper::Keeper;
 use crate::flows::SCHEMA;
 
 /// Services that are looked up at once, so that the agent's other work waits for milliseconds at most.
@@ -140,7 +138,7 @@ pub struct ServiceBackend {
 pub enum Shown {
     /// Some of them, and after which the next ones come; none at the end.
     Rows(Vec<ServiceRow>, Option<ServiceName>),
-    /// The one that was asked for; connections are not counted.
+    /// The one that was asked for.
     Detail(Option<Box<ServiceDetail>>),
 }
 
@@ -155,11 +153,28 @@ impl Shown {
         Self::Rows(views.map(|view| row(&view)).collect(), next)
     }
 
-    /// One Service.
-    pub fn detail(compiler: &Compiler, balancing: &dyn Balancing, name: &ServiceName) -> Self {
-        let view = compiler.view(name);
-        Self::Detail(view.map(|view| Box::new(detail(&view, balancing))))
+    /// One Service; `counts` are the connections by the numbers of a Service's port and a backend.
+    pub fn detail(
+        keeper: &Keeper,
+        balancing: &dyn Balancing,
+        counts: &HashMap<(u32, u32), u64>,
+        name: &ServiceName,
+    ) -> Self {
+        let view = keeper.compiler.view(name);
+        let kernel = Kernel {
+            keeper,
+            balancing,
+            counts,
+        };
+        Self::Detail(view.map(|view| Box::new(detail(&view, &kernel))))
     }
+}
+
+/// What the kernel has of Services.
+struct Kernel<'a> {
+    keeper: &'a Keeper,
+    balancing: &'a dyn Balancing,
+    counts: &'a HashMap<(u32, u32), u64>,
 }
 
 fn row(view: &ServiceView) -> ServiceRow {
@@ -214,7 +229,7 @@ fn row(view: &ServiceView) -> ServiceRow {
     }
 }
 
-fn detail(view: &ServiceView, balancing: &dyn Balancing) -> ServiceDetail {
+fn detail(view: &ServiceView, kernel: &Kernel<'_>) -> ServiceDetail {
     let policy = |local: bool| if local { "Local" } else { "Cluster" }.to_owned();
     ServiceDetail {
         row: row(view),
@@ -223,12 +238,12 @@ fn detail(view: &ServiceView, balancing: &dyn Balancing) -> ServiceDetail {
         affinity_seconds: view.affinity,
         least_connections: view.least_connections,
         direct_return: view.direct_return,
-        parts: view.parts.iter().map(|one| part(one, balancing)).collect(),
+        parts: view.parts.iter().map(|one| part(one, kernel)).collect(),
     }
 }
 
-fn part(view: &PartView, balancing: &dyn Balancing) -> ServicePort {
-    let there = balancing.describe(&view.name);
+fn part(view: &PartView, kernel: &Kernel<'_>) -> ServicePort {
+    let there = kernel.balancing.describe(&view.name);
     let frontends = view.frontends.iter().map(|frontend| {
         let mut programmed = there.iter().flat_map(|there| &there.frontends);
         ServiceFrontend {
@@ -243,83 +258,33 @@ fn part(view: &PartView, balancing: &dyn Balancing) -> ServicePort {
     let members = there.iter().flat_map(|there| &there.backends);
     let members: HashMap<_, &DescribedBackend> =
         members.map(|member| (member.at, member)).collect();
+    let service = there.as_ref().map(|there| there.number);
     let backends = view.backends.iter().map(|backend| {
-        let number = members.get(&backend.at).map(|member| member.number);
-        shown(backend, number)
+        let member = members.get(&backend.at).map(|member| member.number);
+        let number = member.or_else(|| kernel.keeper.draining(&view.name, backend.at));
+        let count = service
+            .zip(number)
+            .and_then(|numbers| kernel.counts.get(&numbers));
+        ServiceBackend {
+            address: backend.at.ip(),
+            port: backend.at.port(),
+            pod: backend.pod.as_ref().map(ToString::to_string),
+            node: backend.node.as_deref().map(str::to_owned),
+            zone: backend.zone.as_deref().map(str::to_owned),
+            state: backend.state.to_string(),
+            weight: backend.weight,
+            unused: Some(backend.why_not()).filter(|why| !why.is_empty()),
+            number,
+            connections: count.copied().unwrap_or_default(),
+        }
     });
     ServicePort {
         port: view.name.port.to_string(),
         family: if view.name.v6 { "IPv6" } else { "IPv4" }.to_owned(),
         protocol: view.protocol.to_string(),
-        number: there.as_ref().map(|there| there.number),
+        number: service,
         maglev: there.as_ref().map_or(0, |there| there.ring),
         frontends: frontends.collect(),
         backends: backends.collect(),
     }
-}
-
-fn shown(view: &BackendView, number: Option<u32>) -> ServiceBackend {
-    ServiceBackend {
-        address: view.at.ip(),
-        port: view.at.port(),
-        pod: view.pod.as_ref().map(ToString::to_string),
-        node: view.node.as_deref().map(str::to_owned),
-        zone: view.zone.as_deref().map(str::to_owned),
-        state: view.state.to_string(),
-        weight: view.weight,
-        unused: Some(view.why_not()).filter(|why| !why.is_empty()),
-        number,
-        connections: 0,
-    }
-}
-
-impl ServiceDetail {
-    /// Fills in the connections that live now (`now` in ns of `CLOCK_MONOTONIC`). Those of one endpoint that
-    /// has no number any more are found by its address.
-    pub fn count(&mut self, root: &Path, now: u64) -> Result<(), BpfError> {
-        let services: BTreeSet<u32> = self.parts.iter().filter_map(|part| part.number).collect();
-        if services.is_empty() {
-            return Ok(());
-        }
-        let mut counts: HashMap<(u32, IpAddr, u16), u64> = HashMap::new();
-        let dir = PinDir::current(root);
-        for table in [maps::ESTABLISHED, maps::TRANSIENT] {
-            let map: Map<ConnectionKey, Connection> = Map::open(&dir.map(table))?;
-            map.for_each(|key, connection| {
-                let service = connection.translation.service;
-                let lives = connection.expires > now && connection.flags & flags::ALIAS == 0;
-                if lives && services.contains(&service) {
-                    let (address, port) = backend_of(&key, &connection);
-                    *counts.entry((service, address, port)).or_default() += 1;
-                }
-            })?;
-        }
-        for part in &mut self.parts {
-            let Some(service) = part.number else { continue };
-            for backend in &mut part.backends {
-                let theirs = counts.iter().filter(|((of, address, port), _)| {
-                    *of == service
-                        && *address == backend.address
-                        && (backend.port == 0 || *port == backend.port)
-                });
-                backend.connections = theirs.map(|(_, count)| count).sum();
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The far end of a connection: whom its opener was given to.
-fn backend_of(key: &ConnectionKey, connection: &Connection) -> (IpAddr, u16) {
-    use watari_abi::{Flow, Side};
-    let opener = if connection.flow(Side::Low) == Flow::Original {
-        Side::Low
-    } else {
-        Side::High
-    };
-    let tuple = key.tuple(opener);
-    (
-        tuple.destination.into(),
-        u16::from_be(tuple.destination_port),
-    )
 }
