@@ -9,7 +9,7 @@ use crate::object::Reading;
 pub const MAX_FILE: usize = 8 << 20;
 
 /// The most files that are read of one folder.
-pub const MAX_FILES: usize = 10_000;
+pub const MAX_FILES: usize = 65_536;
 
 /// A file or folder that could not be read at all.
 #[derive(Debug, thiserror::Error)]

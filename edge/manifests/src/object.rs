@@ -230,7 +230,7 @@ fn object(value: &Value, names: &mut Names) -> Result<(Object, Vec<Refusal>), Re
             let (mut given, unknown) = known::<core::Service>(value)?;
             given.metadata.namespace = Some(id.namespace);
             check::name("metadata.name", &id.name, 63, false)?;
-            let (service, odd) = service::service(&given)?;
+            let (service, odd) = service(&given)?;
             let notes = odd.into_iter().map(odd_annotation);
             (Object::Service(Arc::new(service)), unknown, notes.collect())
         }

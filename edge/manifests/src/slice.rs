@@ -84,7 +84,7 @@ pub(crate) fn slice(
     let mut endpoints = Vec::with_capacity(all.len());
     for (at, one) in all.iter().enumerate() {
         let path = format!("endpoints[{at}]");
-        let mut endpoint = endpoint(&path, one, v6, &meta.namespace, names)?;
+        let mut endpoint = endpoint(&path, one, v6, meta.namespace.as_ref(), names)?;
         endpoint.weight = weight;
         endpoints.push(endpoint);
     }
@@ -135,7 +135,7 @@ fn endpoint(
     path: &str,
     given: &k8s::Endpoint,
     v6: bool,
-    namespace: &Option<String>,
+    namespace: Option<&String>,
     names: &mut Names,
 ) -> Result<SliceEndpoint, Refusal> {
     let address = addresses(path, given, v6)?;
@@ -148,7 +148,7 @@ fn endpoint(
     let nodes = nodes.into_iter().flatten();
     let pod = given.target_ref.as_ref().and_then(|target| {
         let name = target.name.clone().filter(|name| !name.is_empty())?;
-        let namespace = target.namespace.as_ref().or(namespace.as_ref());
+        let namespace = target.namespace.as_ref().or(namespace);
         (target.kind.as_deref() == Some("Pod")).then(|| PodName {
             namespace: namespace.cloned().unwrap_or_default(),
             name,

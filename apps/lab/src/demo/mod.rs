@@ -71,7 +71,7 @@ fn apply(lab: &OpenLab, out: &mut impl Write) -> Result<()> {
         let Object::Pod(pod) = &manifest.object else {
             continue;
         };
-        let applied = pod::apply(lab, pod)?;
+        let applied = pod::apply(lab, pod, None)?;
         match applied.outcome {
             Outcome::Created { node, addresses } => {
                 writeln!(out, "{:8} {node}  {addresses}", applied.key.name)?;
