@@ -147,10 +147,12 @@ fn desired(bed: &Bed, node: &Node) -> Result<Tables> {
         for (range, address) in other.ranges().iter().zip(other.addresses()) {
             tables.remotes.insert(range.parse()?, address);
         }
-        tables.hooks.insert(HookAt {
-            link: IfName::new(UPLINK)?,
-            hook: Hook::FromUplink,
-        });
+        for hook in [Hook::FromUplink, Hook::ToUplink] {
+            tables.hooks.insert(HookAt {
+                link: IfName::new(UPLINK)?,
+                hook,
+            });
+        }
     }
     Ok(tables)
 }
