@@ -176,7 +176,10 @@ fn what_is_full_is_named_and_the_rest_goes_on() {
         words.contains("the map slots is full") && words.contains("--service-slots"),
         "{words}"
     );
-    // A table of Maglev that finds no room is told; the Service works without.
+}
+
+#[test]
+fn a_table_of_maglev_that_finds_no_room_is_told_and_the_service_works_without() {
     let memory = Memory::default();
     memory.resize(maps::SLOTS, 64);
     let mut balancer = Balancer::open(&memory).unwrap();
