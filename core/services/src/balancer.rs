@@ -84,13 +84,21 @@ impl Compiler {
             let balancer = self.balancer(entry, spec, part, frontends, before);
             let held = before.filter(|before| *before.balancer == balancer);
             all.push(Built {
-                port: before.map_or_else(|| port.into(), |before| before.port.clone()),
+                port: self.port_name(spec, part),
                 v6: part.v6,
                 balancer: held.map_or_else(|| Arc::new(balancer), |held| held.balancer.clone()),
             });
         }
         all.shrink_to_fit();
         all
+    }
+
+    /// The name of a part, held once by all that have it.
+    fn port_name(&self, spec: &Spec, part: Part) -> Arc<str> {
+        match part.item {
+            Item::Port(at) => self.names.text(spec.port(at).name).clone(),
+            Item::Ranges(_) => spec.name_of(part, &self.names).into(),
+        }
     }
 
     fn frontends(&self, id: Id, entry: &Entry, part: Part) -> BTreeMap<Frontend, FrontendKind> {

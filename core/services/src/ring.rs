@@ -1,11 +1,11 @@
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// Sizes of a table: primes, so that every step goes through all of it.
 const SIZES: [u16; 9] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521];
 
-/// Slots for each member, if there is a size for it: none then differs by more than one in a hundred
-/// from its part.
+/// Slots for each member, if there is a size for it.
 const SLOTS_PER_MEMBER: usize = 100;
 
 /// How large the table for so many members is; zero for none.
@@ -19,34 +19,40 @@ pub fn ring_size(members: usize) -> usize {
 }
 
 /// Maglev's table (Eisenbud and others, NSDI 2016, section 3.4): in each slot a member, by its place in
-/// the order of `members`, which have weights. It comes of the members alone, so every node has the same;
-/// while the size stays, a member that goes or comes leaves nearly all slots that are not its own as
-/// they were.
+/// the order of `members`, which have weights. Each has its part to less than a slot. It comes of the
+/// members alone, so every node has the same; while the size stays, a member that goes or comes leaves
+/// most slots that are not its own as they were (nine of ten, with few members; more with many).
+///
+/// Weights that have a common divisor make the same table as without it.
 ///
 /// Of more members than the largest table has slots the last ones get none.
-pub fn ring(members: &BTreeMap<SocketAddr, u8>) -> Vec<u16> {
+pub fn ring(members: &BTreeMap<SocketAddr, u8>) -> Vec<u32> {
     let size = ring_size(members.len());
     let Some(heaviest) = members.values().copied().max() else {
         return Vec::new();
     };
     let heaviest = u64::from(heaviest.max(1));
-    let mut takers: Vec<Taker> = members
+    let all: Vec<(SocketAddr, u64)> = members
         .iter()
-        .take(usize::from(u16::MAX))
-        .map(|(at, weight)| Taker::new(*at, u64::from((*weight).max(1)), size))
+        .map(|(at, weight)| (*at, u64::from((*weight).max(1))))
         .collect();
-    let mut slots: Vec<Option<u16>> = vec![None; size];
+    let mut takers: Vec<Taker> = all
+        .iter()
+        .zip(parts(&all, size))
+        .map(|((at, weight), part)| Taker::new(*at, *weight, part, size))
+        .collect();
+    let mut slots: Vec<Option<u32>> = vec![None; size];
     let mut left = size;
     for round in 1.. {
         for (number, taker) in takers.iter_mut().enumerate() {
             // In each round the heaviest takes one slot, others when their part is due.
-            if taker.taken * heaviest >= round * taker.weight {
+            if taker.taken == taker.part || taker.taken * heaviest >= round * taker.weight {
                 continue;
             }
             let Some(slot) = taker.next_free(&slots) else {
                 continue;
             };
-            slots[slot] = u16::try_from(number).ok();
+            slots[slot] = u32::try_from(number).ok();
             taker.taken += 1;
             left -= 1;
             if left == 0 {
@@ -57,9 +63,31 @@ pub fn ring(members: &BTreeMap<SocketAddr, u8>) -> Vec<u16> {
     Vec::new()
 }
 
+/// How many slots each gets: what is due, rounded so that all are given (largest remainders first).
+fn parts(members: &[(SocketAddr, u64)], size: usize) -> Vec<u64> {
+    let size = size as u64;
+    let total: u64 = members.iter().map(|(_, weight)| weight).sum();
+    let mut parts: Vec<u64> = members
+        .iter()
+        .map(|(_, weight)| size * weight / total)
+        .collect();
+    let mut by_remainder: Vec<usize> = (0..members.len()).collect();
+    by_remainder.sort_by_key(|at| Reverse(size * members[*at].1 % total));
+    let left = size - parts.iter().sum::<u64>();
+    for at in by_remainder
+        .into_iter()
+        .take(usize::try_from(left).unwrap_or_default())
+    {
+        parts[at] += 1;
+    }
+    parts
+}
+
 /// A member on its way through the slots.
 struct Taker {
     weight: u64,
+    /// How many slots it gets.
+    part: u64,
     taken: u64,
     /// Where it looks next, how far it steps, and how often it still may.
     at: usize,
@@ -68,11 +96,12 @@ struct Taker {
 }
 
 impl Taker {
-    fn new(at: SocketAddr, weight: u64, size: usize) -> Self {
+    fn new(at: SocketAddr, weight: u64, part: u64, size: usize) -> Self {
         let size64 = size as u64;
         let place = |hash: u64, of: u64| usize::try_from(hash % of).unwrap_or_default();
         Self {
             weight,
+            part,
             taken: 0,
             at: place(hash(at, 0x9e37_79b9_7f4a_7c15), size64),
             step: 1 + place(hash(at, 0xd1b5_4a32_d192_ed03), size64 - 1),
@@ -80,7 +109,7 @@ impl Taker {
         }
     }
 
-    fn next_free(&mut self, slots: &[Option<u16>]) -> Option<usize> {
+    fn next_free(&mut self, slots: &[Option<u32>]) -> Option<usize> {
         while self.looks > 0 {
             let slot = self.at;
             self.looks -= 1;

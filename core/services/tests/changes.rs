@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use common::*;
 use watari_model::{PodName, PortRange, Protocol, SliceEndpoint};
-use watari_services::{Compiler, HealthCheck, Known, NoLocal, Options, Programmed, State, Unused};
+use watari_services::{
+    BackendView, Compiler, HealthCheck, Known, NoLocal, Options, Programmed, State, Unused,
+};
 use watari_tables::{BalancerName, ServicesChange};
 
 #[test]
@@ -331,6 +333,14 @@ fn a_port_that_changes_its_name_is_another() {
     );
 }
 
+/// A backend in a line.
+fn in_words(b: &BackendView) -> String {
+    let pod = b.pod.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let (node, zone) = (b.node.as_deref().unwrap(), b.zone.as_deref().unwrap());
+    let (weight, state, why) = (b.weight, b.state, b.why_not());
+    format!("{} {pod} {node} {zone} {weight} {state}: {why}", b.at)
+}
+
 #[test]
 fn a_view_says_of_each_backend_why_it_is_not_used() {
     let mut web = balanced("web", "10.96.0.1");
@@ -367,21 +377,7 @@ fn a_view_says_of_each_backend_why_it_is_not_used() {
         (&*part.name.port, part.protocol, part.frontends.len()),
         ("http", Protocol::Tcp, 3)
     );
-    let lines: Vec<String> = part
-        .backends
-        .iter()
-        .map(|b| {
-            let pod = b.pod.as_ref().map_or("-".to_owned(), ToString::to_string);
-            let (node, zone) = (b.node.as_deref().unwrap(), b.zone.as_deref().unwrap());
-            format!(
-                "{} {pod} {node} {zone} {} {}: {}",
-                b.at,
-                b.weight,
-                b.state,
-                b.why_not()
-            )
-        })
-        .collect();
+    let lines: Vec<String> = part.backends.iter().map(in_words).collect();
     assert_eq!(
         lines,
         [

@@ -1,9 +1,10 @@
-//! EndpointSlices from selectors and pods, as the control plane makes them.
+//! `EndpointSlices` from selectors and pods, as the control plane makes them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::*;
@@ -218,9 +219,7 @@ fn hints_come_of_traffic_distribution() {
         assert_eq!(endpoints[0].weight, 7);
         let each = endpoints.iter().map(|e| {
             let all = e.for_zones.iter().chain(&e.for_nodes);
-            all.map(|text| text.to_string())
-                .collect::<Vec<_>>()
-                .join("+")
+            all.map(ToString::to_string).collect::<Vec<_>>().join("+")
         });
         each.collect::<Vec<_>>()
     };
@@ -276,7 +275,7 @@ proptest! {
             let ready = all.iter().any(|pod| !pod.terminating);
             let wanted = all.iter().filter(|pod| pod.terminating != ready);
             let wanted: BTreeSet<_> = wanted.map(|pod| pod.addresses[0]).collect();
-            let found: BTreeSet<_> = balancer.inside.members.keys().map(|at| at.ip()).collect();
+            let found: BTreeSet<_> = balancer.inside.members.keys().map(SocketAddr::ip).collect();
             prop_assert_eq!(found, wanted);
         }
         let mut reversed = pods.clone();

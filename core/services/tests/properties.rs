@@ -356,7 +356,7 @@ fn each_set_is_what_it_should_be(world: &World, tables: &Services) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
     fn the_order_of_events_does_not_matter(

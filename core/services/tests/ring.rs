@@ -23,7 +23,7 @@ fn owners(members: &BTreeMap<SocketAddr, u8>) -> Vec<SocketAddr> {
     let all: Vec<_> = members.keys().copied().collect();
     ring(members)
         .into_iter()
-        .map(|at| all[usize::from(at)])
+        .map(|at| all[at as usize])
         .collect()
 }
 
@@ -59,17 +59,19 @@ fn a_table_stays_the_same_for_ever() {
     assert_eq!(table[..16], SIX);
 }
 
-const FIRST: [u16; 24] = [
+const FIRST: [u32; 24] = [
     2, 2, 2, 0, 1, 0, 2, 0, 2, 0, 2, 2, 2, 2, 3, 2, 2, 3, 2, 2, 1, 2, 0, 1,
 ];
-const SIX: [u16; 16] = [0; 16];
+const SIX: [u32; 16] = [0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 0];
 
 #[test]
 fn more_members_than_slots_share_them() {
     let table = ring(&members((0..u16::MAX).map(|host| (host, 1))));
     assert_eq!(table.len(), 65521);
     let mut seen = vec![0; usize::from(u16::MAX)];
-    table.iter().for_each(|at| seen[usize::from(*at)] += 1);
+    for at in table {
+        seen[at as usize] += 1;
+    }
     assert!(seen.iter().all(|count| *count <= 1));
 }
 
@@ -82,16 +84,22 @@ proptest! {
         let table = ring(&members);
         prop_assert_eq!(table.len(), ring_size(members.len()));
         let mut taken = vec![0_usize; members.len()];
-        table.iter().for_each(|at| taken[usize::from(*at)] += 1);
-        let total: usize = members.values().map(|weight| usize::from(*weight)).sum();
-        let heaviest = usize::from(*members.values().max().unwrap());
-        for (count, weight) in taken.into_iter().zip(members.values()) {
-            // What is due, and the last round for which there were not slots enough.
-            let due = table.len() as f64 * f64::from(*weight) / total as f64;
-            let round = f64::from(*weight) / heaviest as f64;
-            let off = (count as f64 - due).abs();
-            prop_assert!(off <= 1.0 + round, "{count} of {due}");
+        for at in &table {
+            taken[*at as usize] += 1;
         }
+        let total: usize = members.values().map(|weight| usize::from(*weight)).sum();
+        for (count, weight) in taken.into_iter().zip(members.values()) {
+            // What is due, and less than a slot off.
+            let due = table.len() * usize::from(*weight);
+            prop_assert!((count * total).abs_diff(due) < total, "{count} of {due}/{total}");
+        }
+    }
+
+    #[test]
+    fn a_common_divisor_does_not_matter(weights in prop::collection::btree_map(any::<u16>(), 1..=20_u8, 1..30)) {
+        let once = members(weights.clone());
+        let five_times = members(weights.into_iter().map(|(host, weight)| (host, weight * 5)));
+        prop_assert_eq!(ring(&once), ring(&five_times));
     }
 
     #[test]
@@ -104,6 +112,6 @@ proptest! {
         prop_assert_eq!(before.len(), after.len());
         let moved = before.iter().zip(&after).filter(|(a, b)| **a != gone && a != b).count();
         // Those of the one who left have to move; of the others few do.
-        prop_assert!(moved * 12 < before.len(), "{moved} of {}", before.len());
+        prop_assert!(moved * 6 < before.len(), "{moved} of {}", before.len());
     }
 }
