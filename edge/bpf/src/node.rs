@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, RingBuf};
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
-    Link, Reason, Remote, SocketKey, SocketService, Tally, maps,
+    Link, PrefixKey, Reason, Remote, SocketKey, SocketService, Tally, maps,
 };
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};
@@ -36,7 +36,7 @@ pub struct Node {
     remotes: Map<PrefixKey, Remote>,
     established: Map<ConnectionKey, Connection>,
     transient: Map<ConnectionKey, Connection>,
-    sockets: Map<SocketKey, SocketService>,
+    given: Map<SocketKey, SocketService>,
     drop_totals: PerCpuMap<u32>,
     drops_by_link: PerCpuMap<DropKey>,
     counters: PerCpuMap<u32>,
@@ -65,7 +65,7 @@ impl Node {
             remotes: Map::open(&dir.map(maps::REMOTES))?,
             established: Map::open(&dir.map(maps::ESTABLISHED))?,
             transient: Map::open(&dir.map(maps::TRANSIENT))?,
-            sockets: Map::open(&dir.map(maps::SOCKETS))?,
+            given: Map::open(&dir.map(maps::SOCKETS))?,
             drop_totals: PerCpuMap::open(&dir.map(maps::DROP_TOTALS))?,
             drops_by_link: PerCpuMap::open(&dir.map(maps::DROPS_BY_LINK))?,
             counters: PerCpuMap::open(&dir.map(maps::COUNTERS))?,
@@ -466,11 +466,11 @@ impl Datapath for Node {
     }
 
     fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError> {
-        connections::end(self.connections(), &self.sockets, departed)
+        connections::end(self.connections(), &self.given, departed)
     }
 
     fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError> {
-        connections::counts(self.connections(), &self.sockets, now)
+        connections::counts(self.connections(), &self.given, now)
     }
 
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError> {
