@@ -438,12 +438,7 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: PodList\n  items:\n  - metadata: {name: a, namespace: n}\n    spec: {containers: []}\n  - {metadata: {}}\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s}\n",
         );
         let names: Vec<_> = found.objects.iter().map(|o| o.id().to_string()).collect();
-        assert_eq!(
-            names,
-            ["Pod n/a", "Secret default/s"],
-            "{:?}",
-            found.errors
-        );
+        assert_eq!(names, ["Pod n/a", "Secret default/s"], "{:?}", found.errors);
         assert_eq!(
             found.errors[0].to_string(),
             "x.yaml: document 1 (from line 1): items[0]: items[1]: metadata.name: missing"

@@ -15,7 +15,7 @@ use watari_abi::{
     Address, Affinity, AffinityKey, Backend, Config, Connection, ConnectionKey, Counter, DropEvent,
     DropKey, Endpoint, FlowEvent, FlowEventKind, FragmentKey, FragmentPorts, Frontend, FrontendKey,
     HEADER_BYTES, Hook, Link, PortRangeKey, Reason, Remote, Set, SocketKey, SocketService,
-    StackPort, Tuple, maps,
+    StackPort, maps,
 };
 use watari_wire::{Frame, Refused, Sum};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};

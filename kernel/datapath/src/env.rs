@@ -8,8 +8,9 @@ use watari_wire::Frame;
 
 use crate::Step;
 use crate::packet::Packet;
-use crate::service::{self, ServiceTables};
-use crate::track::Way;
+use crate::service::{self, Known, ServiceTables, Whose};
+use crate::track::{self, Way};
+use crate::translate;
 
 /// The two tables of connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +159,7 @@ pub trait Env: Frame + ServiceTables {
     fn dropped(&mut self, dropped: &Dropped);
 
     /// Goes to the connection that an alias leads to. The kernel has functions of their own for
-    /// this and the next three: few packets need them, and its verifier looks at each once.
+    /// this and the next ones: its verifier looks at each once, and each has a stack of its own.
     #[inline(always)]
     fn follow(&mut self, packet: &mut Packet) -> bool
     where
@@ -167,22 +168,49 @@ pub trait Env: Frame + ServiceTables {
         service::follow(self, packet)
     }
 
-    /// Gives a packet that begins a connection to a Service's backend, if it is for a Service.
+    /// Finds the packet among the translated connections.
     #[inline(always)]
-    fn serve(&mut self, packet: &mut Packet, hook: Hook) -> Way
+    fn known(&mut self, packet: &mut Packet) -> Known
     where
         Self: Sized,
     {
-        service::serve(self, packet, hook)
+        service::known(self, packet)
     }
 
-    /// The same for any packet at an uplink that is not for a pod.
+    /// Asks whose the packet's destination is.
     #[inline(always)]
-    fn visit(&mut self, packet: &mut Packet, hook: Hook) -> Way
+    fn ask(&mut self, packet: &mut Packet) -> Whose
     where
         Self: Sized,
     {
-        service::visit(self, packet, hook)
+        service::ask(self, packet)
+    }
+
+    /// Picks a backend of the Service that was found.
+    #[inline(always)]
+    fn pick(&mut self, packet: &mut Packet) -> Way
+    where
+        Self: Sized,
+    {
+        service::pick(self, packet)
+    }
+
+    /// Begins the connection to the backend that was picked.
+    #[inline(always)]
+    fn begin(&mut self, packet: &mut Packet) -> Way
+    where
+        Self: Sized,
+    {
+        service::begin(self, packet)
+    }
+
+    /// Whether no other connection has the far side's tuple.
+    #[inline(always)]
+    fn is_free(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        service::is_free(self, packet)
     }
 
     /// Makes the answer of the packet that says that it is refused. False: there is none.
@@ -192,6 +220,33 @@ pub trait Env: Frame + ServiceTables {
         Self: Sized,
     {
         service::answer(self, packet)
+    }
+
+    /// Takes the alias of the packet's connection to where that was taken.
+    #[inline(always)]
+    fn move_alias(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        track::move_alias(self, packet)
+    }
+
+    /// Gives the packet the ends that were found for it. False: the kernel refused.
+    #[inline(always)]
+    fn turn(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        translate::turn(self, packet)
+    }
+
+    /// Gives a packet of SCTP other ports. False: the kernel refused.
+    #[inline(always)]
+    fn turn_sctp(&mut self, packet: &mut Packet) -> bool
+    where
+        Self: Sized,
+    {
+        translate::turn_sctp(self, packet)
     }
 
     /// A step of the decision was made; for who wants to know why. The kernel does not.

@@ -4,8 +4,9 @@ use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 use crate::packet::{Packet, Part};
 use crate::quote::error;
 use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
+use crate::service::{serve, visit};
 use crate::state::{STACK_PORT, STACK_PORT_REFRESH, is_recent};
-use crate::track::{Opening, Spot, Way, track};
+use crate::track::{Opening, Spot, Way, begin, track};
 use crate::translate::{translate, translate_here};
 use crate::{Dropped, Env, Step};
 
@@ -242,7 +243,7 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     match read {
         Read::Tracked => {}
         Read::Untracked => return seek_and_send(env, packet),
-        Read::Error => return error(env, packet, Hook::FromPod),
+        Read::Error => return error_on(env, packet),
         Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
@@ -250,15 +251,44 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     match track::<Leaving, E>(env, packet) {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
+        Way::Alias if env.follow(packet) => translate(env, packet),
+        Way::Alias => leave_for_service(env, packet, false),
+        Way::Beyond => leave_for_service(env, packet, true),
+        _ => leave_by_stack(env, packet),
+    }
+}
+
+/// An ICMP error, and on to whom it is for.
+#[inline(always)]
+fn error_on<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+    match error(env, packet) {
+        End::Pass => seek_and_send(env, packet),
+        end => end,
+    }
+}
+
+/// What a pod sends to no pod, of no connection that is known.
+#[inline(always)]
+fn leave_for_service<E: Env>(env: &mut E, packet: &mut Packet, is_new: bool) -> End {
+    match serve(env, packet) {
+        Way::Translated => translate(env, packet),
         Way::Drop => End::Drop,
         Way::Refuse => refused(env, packet),
-        Way::Stack => {
-            if !packet.local && !packet.has_handshake() {
-                use_stack_port(env, packet);
+        _ => {
+            if is_new {
+                begin(env, packet, Opening::Beyond);
             }
-            End::Stack
+            leave_by_stack(env, packet)
         }
     }
+}
+
+#[inline(always)]
+fn leave_by_stack<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+    if !packet.local && !packet.has_handshake() {
+        use_stack_port(env, packet);
+    }
+    End::Stack
 }
 
 #[inline(always)]
@@ -277,21 +307,21 @@ fn enter<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     match read {
         Read::Tracked => {}
         Read::Untracked if packet.local => return send(env, packet),
-        Read::Error => return error(env, packet, Hook::FromUplink),
+        Read::Error => return error_on(env, packet),
         Read::Untracked | Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
     let way = if packet.local {
         track::<Entering, E>(env, packet)
     } else {
-        env.visit(packet, Hook::FromUplink)
+        visit(env, packet)
     };
     match way {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
-        Way::Stack => End::Stack,
         Way::Drop => End::Drop,
         Way::Refuse => refused(env, packet),
+        _ => End::Stack,
     }
 }
 
@@ -322,11 +352,10 @@ fn depart<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     };
     match read {
         Read::Tracked => {}
-        Read::Error => return error(env, packet, Hook::ToUplink),
+        Read::Error => return error(env, packet),
         Read::Untracked | Read::Stack | Read::Refused => return End::Pass,
     }
-    match env.visit(packet, Hook::ToUplink) {
-        Way::Direct | Way::Stack => End::Pass,
+    match visit(env, packet) {
         Way::Drop => End::Drop,
         Way::Refuse => refused(env, packet),
         // An answer has the right way already.
@@ -338,6 +367,7 @@ fn depart<E: Env>(env: &mut E, packet: &mut Packet) -> End {
             End::Stack => refuse(packet, Reason::RedirectFailed),
             end => end,
         },
+        _ => End::Pass,
     }
 }
 
@@ -356,7 +386,7 @@ fn arrive<E: Env>(env: &mut E, packet: &mut Packet) -> End {
             Way::Translated => translate_here(env, packet),
             _ => End::Pass,
         },
-        Read::Error => match error(env, packet, Hook::ToPod) {
+        Read::Error => match error(env, packet) {
             End::Drop => End::Drop,
             _ => End::Pass,
         },

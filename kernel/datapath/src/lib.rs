@@ -24,8 +24,8 @@ pub mod service;
 pub mod socket;
 pub mod state;
 mod step;
-mod track;
-mod translate;
+pub mod track;
+pub mod translate;
 
 pub use env::{Dropped, Entry, Env, Route, RouteQuery, Table};
 pub use hooks::{Verdict, from_pod, from_uplink, to_pod, to_uplink};

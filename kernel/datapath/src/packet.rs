@@ -1,11 +1,12 @@
 use watari_abi::{
-    Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Reason, Side,
+    Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Frontend, Reason, Side,
     Translation, Tuple,
 };
 use watari_wire::{ETHERNET, Family, Fragment, Kind, Transport, Walk, protocol, sctp, tcp};
 use zerocopy::{FromZeros, Immutable, KnownLayout};
 
 use crate::state::{self, FRAGMENT};
+use crate::track::{Moves, NOWHERE};
 use crate::{Env, Step};
 
 /// How much of a datagram the packet is.
@@ -102,6 +103,12 @@ pub struct Packet {
     pub(crate) to: Tuple,
     /// How the connection that it opens is translated; of kind zero if it is not.
     pub(crate) near: Translation,
+    /// The Service's port that it is for.
+    pub(crate) frontend: Frontend,
+    /// Where its connection was taken, so that the alias has to follow.
+    pub(crate) moves: Moves,
+    /// It comes from outside the cluster.
+    pub(crate) outside: bool,
     /// The packet that it quotes, if it is an ICMP error.
     pub(crate) quoted: Quoted,
     /// How extension headers were passed, its own or those of the packet that it quotes.
@@ -132,6 +139,7 @@ impl Packet {
         self.part = Part::Whole;
         self.local = false;
         self.beyond = false;
+        self.moves = NOWHERE;
     }
 
     /// Reads what follows the network header.

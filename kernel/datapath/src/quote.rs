@@ -4,25 +4,25 @@ use watari_abi::{Flow, Hook, Translation, Tuple, flags};
 use watari_wire::{Family, V4, V6, icmp};
 
 use crate::packet::Packet;
-use crate::send::{End, refuse, seek_and_send};
+use crate::send::{End, refuse};
 use crate::service::is_near;
 use crate::track::{find, flow_of};
 use crate::translate::rewrite_error;
 use crate::{Entry, Env, Step};
 
 /// An ICMP error goes the way of the connection whose packet it quotes; the stack has those about
-/// anything else. A function of its own in the object: few packets need it.
+/// anything else. [`End::Pass`]: it goes on to whom it is for. A function of its own in the object: few packets need it.
 #[inline(never)]
-pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> End {
+pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     if packet.tuple.destination.is_mapped() {
-        about::<V4, E>(env, packet, hook)
+        about::<V4, E>(env, packet)
     } else {
-        about::<V6, E>(env, packet, hook)
+        about::<V6, E>(env, packet)
     }
 }
 
 #[inline(always)]
-fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> End {
+fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let at = packet.transport + icmp::HEADER;
     let Some(entry) = quote::<F, E>(env, packet, at) else {
         env.step(Step::Untracked);
@@ -51,14 +51,8 @@ fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> End
     if let Err(reason) = done {
         return refuse(packet, reason);
     }
-    match hook {
-        Hook::ToPod | Hook::ToUplink => End::Pass,
-        Hook::FromPod => seek_and_send(env, packet),
-        Hook::FromUplink => {
-            packet.beyond |= bits & flags::ALIAS != 0;
-            seek_and_send(env, packet)
-        }
-    }
+    packet.beyond |= bits & flags::ALIAS != 0 && packet.hook == Hook::FromUplink as u8;
+    End::Pass
 }
 
 /// Whether an alias still leads to a connection of its own.

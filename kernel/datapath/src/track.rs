@@ -49,6 +49,10 @@ pub enum Way {
     Drop = 3,
     /// Back to its sender, as an answer that refuses it.
     Refuse = 4,
+    /// Its sender knows its connection by another tuple: [`Packet::to`] is where it is.
+    Alias = 5,
+    /// It begins a connection, and is for no pod: Services have to be asked.
+    Beyond = 6,
 }
 
 impl Way {
@@ -90,21 +94,27 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
         return Way::Stack;
     };
     if opening == Opening::Beyond && env.config().flags & config_flags::SERVICES != 0 {
-        let way = env.serve(packet, S::HOOK);
-        if way != Way::Stack {
-            return way;
-        }
+        return Way::Beyond;
     }
+    begin(env, packet, opening);
+    match opening {
+        Opening::Direct => Way::Direct,
+        Opening::Stack | Opening::Beyond | Opening::StackToPod | Opening::FromStack => Way::Stack,
+    }
+}
+
+/// Makes the connection that the packet begins, if it begins one.
+#[inline(always)]
+pub(crate) fn begin<E: Env>(env: &mut E, packet: &mut Packet, opening: Opening) {
     if packet.is_stray() || packet.part == Part::Later {
         env.step(Step::Untracked);
     } else {
         packet.near.kind = 0;
         plan(packet, opening);
-        open(env, packet, S::HOOK);
-    }
-    match opening {
-        Opening::Direct => Way::Direct,
-        Opening::Stack | Opening::Beyond | Opening::StackToPod | Opening::FromStack => Way::Stack,
+        if packet.hook == Hook::FromPod as u8 {
+            ask_socket(env, packet);
+        }
+        open(env, packet);
     }
 }
 
@@ -172,7 +182,13 @@ fn pass<S: Spot, E: Env>(
         if matches!(S::HOOK, Hook::ToPod) || flow == Flow::Reply {
             return Some(Way::Stack);
         }
-        return by_alias(env, packet, entry);
+        packet.to = entry.translation().tuple(packet.key.protocol);
+        packet.plan.replaces = table == Table::Established;
+        env.step(Step::Alias {
+            near: packet.tuple,
+            far: packet.to,
+        });
+        return Some(Way::Alias);
     }
     env.step(Step::Connection {
         key: packet.key,
@@ -206,7 +222,7 @@ fn pass<S: Spot, E: Env>(
     if direct || at_end || !packet.local || from_stack {
         entry.add(flow, env.length(), packet.now, packet.tcp_flags());
     }
-    match next {
+    let moved = match next {
         Next::To(state, closed) => {
             env.step(Step::State {
                 from: entry.state(),
@@ -214,35 +230,20 @@ fn pass<S: Spot, E: Env>(
             });
             entry.set_closed(closed);
             entry.set_state(state as u8);
-            changed(env, packet, &packet.key, entry, table);
+            changed(env, packet, &packet.key, entry, table)
         }
         _ => refresh(env, packet.now, &packet.key, entry, state),
-    }
+    };
     Some(if !direct {
         Way::Stack
     } else if translated && flow == Flow::Reply {
+        packet.moves = moved;
         packet.to = entry.translation().tuple(packet.key.protocol).reversed();
         packet.beyond = true;
         Way::Translated
     } else {
         Way::Direct
     })
-}
-
-/// The way of a packet whose sender knows its connection by another tuple. A function of its own in
-/// the object: few packets need it.
-#[inline(never)]
-fn by_alias<E: Env>(env: &mut E, packet: &mut Packet, entry: &E::Entry) -> Option<Way> {
-    packet.to = entry.translation().tuple(packet.key.protocol);
-    env.step(Step::Alias {
-        near: packet.tuple,
-        far: packet.to,
-    });
-    if env.follow(packet) {
-        Some(Way::Translated)
-    } else {
-        None
-    }
 }
 
 /// The stack delivers what opens a direct connection without a handshake: a sender uses one port
@@ -297,18 +298,29 @@ pub(crate) fn refresh<E: Env>(
     key: &ConnectionKey,
     entry: &E::Entry,
     state: State,
-) {
+) -> Moves {
     if is_over(state) {
-        return;
+        return NOWHERE;
     }
     let expires = now + state::timeout(key.protocol, state);
     if expires > entry.expires() + REFRESH {
         entry.set_expires(expires);
         if entry.flags() & flags::NOT_PROMOTED != 0 {
-            promote(env, key, entry);
+            return promote(env, key, entry);
         }
     }
+    NOWHERE
 }
+
+/// Where a connection was taken, so that its alias has to follow. A number, since it is kept with the
+/// packet.
+pub(crate) type Moves = u8;
+/// It is where it was.
+pub(crate) const NOWHERE: Moves = 0;
+/// To the established.
+pub(crate) const PROMOTED: Moves = 1;
+/// From there.
+pub(crate) const RETIRED: Moves = 2;
 
 /// What follows from a new state. A function of its own in the object: few packets need it.
 #[inline(never)]
@@ -318,14 +330,14 @@ pub(crate) fn changed<E: Env>(
     key: &ConnectionKey,
     entry: &E::Entry,
     table: Table,
-) {
+) -> Moves {
     let now = packet.now;
     let Some(state) = State::of(entry.state()) else {
-        return;
+        return NOWHERE;
     };
     entry.set_expires(now + state::timeout(key.protocol, state));
     if !state::has_handshake(key.protocol) {
-        return;
+        return NOWHERE;
     }
     match state {
         State::Established if table == Table::Transient => promote(env, key, entry),
@@ -334,49 +346,51 @@ pub(crate) fn changed<E: Env>(
                 let hook = Hook::of(packet.hook).unwrap_or(Hook::FromPod);
                 env.closed(hook, key, entry, now);
             }
-            let is_translated = Translation::rewrites(entry.translation_kind());
-            let translation = entry.translation();
-            if table == Table::Established {
-                env.shift(key, entry, Table::Transient);
+            if Translation::rewrites(entry.translation_kind()) {
+                env.add_load(entry.translation().backend, u64::MAX);
             }
-            if is_translated {
-                env.add_load(translation.backend, u64::MAX);
-                shift_alias(env, &translation, key.protocol, Table::Established);
+            if table == Table::Established && env.shift(key, entry, Table::Transient) {
+                return RETIRED;
             }
+            NOWHERE
         }
-        _ => {}
+        _ => NOWHERE,
     }
 }
 
 /// Moves it among the established; when they are full it stays, and is tried again later.
 #[inline(never)]
-fn promote<E: Env>(env: &mut E, key: &ConnectionKey, entry: &E::Entry) {
+fn promote<E: Env>(env: &mut E, key: &ConnectionKey, entry: &E::Entry) -> Moves {
     let bits = entry.flags();
     entry.set_flags(bits & !flags::NOT_PROMOTED);
-    let with_alias = !Translation::rewrites(entry.translation_kind())
-        || shift_alias(env, &entry.translation(), key.protocol, Table::Transient);
-    if with_alias && env.shift(key, entry, Table::Established) {
-        return;
+    if env.shift(key, entry, Table::Established) {
+        return PROMOTED;
     }
     entry.set_flags(bits | flags::NOT_PROMOTED);
     if bits & flags::NOT_PROMOTED == 0 {
         env.count(Counter::NotPromoted);
     }
+    NOWHERE
 }
 
-/// Takes the alias of a connection to the other table, if it is in that one. False: no room.
-#[inline(never)]
-fn shift_alias<E: Env>(env: &mut E, near: &Translation, protocol: u8, from: Table) -> bool {
-    let (key, _) = near.tuple(protocol).key();
+/// Takes the alias of the packet's connection to where that was taken. Without room it stays where
+/// it may be evicted.
+#[inline(always)]
+pub fn move_alias<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    // A key is that of both directions: of the two tuples, the near one is the opener's.
+    let (tuple, other) = (packet.tuple, packet.to);
+    let (key, _) = if packet.key == tuple.key().0 {
+        other.key()
+    } else {
+        tuple.key()
+    };
+    let (from, to) = match packet.moves {
+        PROMOTED => (Table::Transient, Table::Established),
+        _ => (Table::Established, Table::Transient),
+    };
     match env.connection(from, &key) {
-        Some(alias) if alias.flags() & flags::ALIAS != 0 => {
-            let to = match from {
-                Table::Established => Table::Transient,
-                Table::Transient => Table::Established,
-            };
-            env.shift(&key, &alias, to)
-        }
-        _ => true,
+        Some(alias) if alias.flags() & flags::ALIAS != 0 => env.shift(&key, &alias, to),
+        _ => false,
     }
 }
 
@@ -429,12 +443,9 @@ pub(crate) fn plan(packet: &mut Packet, opening: Opening) {
 /// Makes a connection of a packet that belongs to none, as [`plan`] said. A function of its own in
 /// the object: few packets need it.
 #[inline(never)]
-pub(crate) fn open<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> bool {
+pub(crate) fn open<E: Env>(env: &mut E, packet: &Packet) -> bool {
     let config = env.config();
-    if config.flags & config_flags::SERVICES != 0 && matches!(hook, Hook::FromPod) {
-        ask_socket(env, packet);
-    }
-    let packet = &*packet;
+    let hook = packet.hook;
     let plan = &packet.plan;
     env.step(Step::Opened {
         key: packet.key,
@@ -445,7 +456,7 @@ pub(crate) fn open<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> bool
     let fill = |event: &mut FlowEvent| {
         event.time = now;
         event.kind = FlowEventKind::Created as u32;
-        event.hook = hook as u32;
+        event.hook = u32::from(hook);
         event.key = packet.key;
         let connection = &mut event.connection;
         connection.created = now;
@@ -489,9 +500,9 @@ pub(crate) fn open<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> bool
 
 /// A pod's socket that asked for a Service was given a backend before there was a packet: the
 /// connection says so.
-#[inline(always)]
+#[inline(never)]
 fn ask_socket<E: Env>(env: &mut E, packet: &mut Packet) {
-    if packet.near.kind != 0 || packet.plan.answers {
+    if packet.plan.answers || env.config().flags & config_flags::SERVICES == 0 {
         return;
     }
     let cookie = env.cookie();

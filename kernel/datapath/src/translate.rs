@@ -5,6 +5,7 @@ use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, crc32c, icmp};
 
 use crate::packet::{Packet, Part, Quoted};
 use crate::send::{End, seek_and_send, send};
+use crate::track::NOWHERE;
 use crate::{Env, Step};
 
 /// Gives the packet the ends `to`, which differ from its own in address and port.
@@ -68,7 +69,7 @@ const fn port_change(from: &Tuple, to: &Tuple) -> Sum {
 #[inline(always)]
 fn ports<F: Family, E: Env>(
     env: &mut E,
-    packet: &Packet,
+    packet: &mut Packet,
     from: &Tuple,
     to: &Tuple,
     addresses: Sum,
@@ -91,10 +92,8 @@ fn ports<F: Family, E: Env>(
                     env.store(at, port_words(to))
                 })
         }
-        Kind::Sctp if moved && packet.part != Part::Whole => Err(Refused),
-        Kind::Sctp if moved => {
-            let (before, after) = (port_words(from), port_words(to));
-            sctp_ports(env, at, before, after, packet.end.wrapping_sub(at))
+        Kind::Sctp if moved && (packet.part != Part::Whole || !env.turn_sctp(packet)) => {
+            Err(Refused)
         }
         Kind::EchoRequest | Kind::EchoReply | Kind::Icmp | Kind::Error
             if F::ICMP_COVERS_ADDRESSES =>
@@ -107,34 +106,33 @@ fn ports<F: Family, E: Env>(
 }
 
 /// Its checksum is a CRC over all of the packet, which covers the ports and not the addresses
-/// (RFC 9260 section 6.8). Of a fragment nobody knows how much follows. A function of its own in the
-/// object: few packets need it.
-#[inline(never)]
-fn sctp_ports<E: Env>(
-    env: &mut E,
-    at: u32,
-    before: [u16; 2],
-    after: [u16; 2],
-    length: u32,
-) -> Result<(), Refused> {
-    let checksum: u32 = env.load(at + SCTP_CHECKSUM).ok_or(Refused)?;
-    env.store(at, after)?;
+/// (RFC 9260 section 6.8). Of a fragment nobody knows how much follows.
+#[inline(always)]
+pub fn turn_sctp<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    let at = packet.transport;
+    let (before, after) = (port_words(&packet.tuple), port_words(&packet.to));
+    let Some(checksum) = env.load::<u32>(at + SCTP_CHECKSUM) else {
+        return false;
+    };
+    if env.store(at, after).is_err() {
+        return false;
+    }
     // Zero: the NIC computes it when the packet leaves.
     if checksum == 0 {
-        return Ok(());
+        return true;
     }
+    let length = packet.end.wrapping_sub(at);
     let word = |ports: [u16; 2]| zerocopy::transmute!(ports);
     let checksum = crc32c::correct(checksum, word(before), word(after), length);
-    env.store(at + SCTP_CHECKSUM, checksum)
+    env.store(at + SCTP_CHECKSUM, checksum).is_ok()
 }
 
 /// Where the checksum stands in a header of SCTP.
 const SCTP_CHECKSUM: u32 = 8;
 
-/// Gives the packet the ends that were found for it. A function of its own in the object: few
-/// packets need it.
-#[inline(never)]
-fn turn<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+/// Gives the packet the ends that were found for it.
+#[inline(always)]
+pub fn turn<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
     let to = packet.to;
     let done = if packet.tuple.destination.is_mapped() {
         rewrite::<V4, E>(env, packet, &to)
@@ -150,11 +148,20 @@ fn turn<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
     }
 }
 
+/// Takes the alias along, and gives the packet its ends.
+#[inline(always)]
+fn follow_up<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    if packet.moves != NOWHERE {
+        env.move_alias(packet);
+    }
+    env.turn(packet)
+}
+
 /// Translates the packet, and sends it on.
 #[inline(always)]
 pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let moves = packet.to.destination != packet.tuple.destination;
-    if !turn(env, packet) {
+    if !follow_up(env, packet) {
         return End::Drop;
     }
     if moves {
@@ -167,7 +174,7 @@ pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
 /// Translates the packet, which goes on where it is.
 #[inline(always)]
 pub(crate) fn translate_here<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    if turn(env, packet) {
+    if follow_up(env, packet) {
         End::Pass
     } else {
         End::Drop

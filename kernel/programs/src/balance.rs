@@ -1,11 +1,12 @@
 //! The decisions about packets of Services, as functions that the verifier looks at once and by
 //! themselves.
 
+use core::arch::asm;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::__sk_buff;
-use watari_abi::Hook;
-use watari_datapath::{Packet, Way, service};
+use watari_datapath::service::{self, Known, Whose};
+use watari_datapath::{Packet, Way, track, translate};
 
 use crate::maps::REFUSALS;
 use crate::tc::Tc;
@@ -31,52 +32,38 @@ pub fn may_refuse(now: u64) -> bool {
     }
 }
 
-macro_rules! function {
-    ($(#[$doc:meta])* $name:ident($skb:ident, $packet:ident $(, $hook:ident)?) $body:expr, $none:expr) => {
-        $(#[$doc])*
-        ///
-        /// A global function: the verifier looks at it once and by itself. So it takes pointers as
-        /// the kernel gives them there, and numbers alone come back. Keys of maps have to be on its
-        /// own stack: before Linux 6.2 no other memory of a caller's may be one.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        pub extern "C" fn $name(skb: *mut __sk_buff, packet: *mut Packet $(, $hook: u32)?) -> u32 {
-            // SAFETY: the callers lend it a `Packet`, and the verifier sees to it.
-            let Some($packet) = (unsafe { packet.as_mut() }) else {
-                return $none as u32;
-            };
-            let $skb = &mut Tc { skb };
-            $(let $hook = hook_of($hook);)?
-            $body as u32
-        }
+macro_rules! functions {
+    ($($name:ident = $($path:ident)::+, $none:expr;)*) => {
+        $(
+            /// As the decision of that name. A global function: the verifier looks at it once and by
+            /// itself. So it takes pointers as the kernel gives them there, and numbers alone come
+            /// back. Keys of maps have to be on its own stack: before Linux 6.2 no other memory of a
+            /// caller's may be one.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+                // Who does not use its context would be called with anything in its place.
+                // SAFETY: no instruction.
+                unsafe { asm!("/* {0} */", in(reg) skb, options(nomem, nostack)) };
+                // SAFETY: the callers lend it a `Packet`, and the verifier sees to it.
+                match unsafe { packet.as_mut() } {
+                    Some(packet) => $($path)::+(&mut Tc { skb }, packet) as u32,
+                    None => $none as u32,
+                }
+            }
+        )*
     };
 }
 
-/// The hook of that number; the first for none, which no caller names.
-#[inline(always)]
-const fn hook_of(number: u32) -> Hook {
-    match Hook::of(number as u8) {
-        Some(hook) => hook,
-        None => Hook::FromPod,
-    }
-}
-
-function! {
-    /// As [`service::follow`].
-    watari_follow(tc, packet) service::follow(tc, packet), false
-}
-
-function! {
-    /// As [`service::serve`].
-    watari_serve(tc, packet, hook) service::serve(tc, packet, hook), Way::Stack
-}
-
-function! {
-    /// As [`service::visit`].
-    watari_visit(tc, packet, hook) service::visit(tc, packet, hook), Way::Stack
-}
-
-function! {
-    /// As [`service::answer`].
-    watari_answer(tc, packet) service::answer(tc, packet), false
+functions! {
+    watari_follow = service::follow, false;
+    watari_known = service::known, Known::Nothing;
+    watari_ask = service::ask, Whose::Nobody;
+    watari_pick = service::pick, Way::Drop;
+    watari_begin = service::begin, Way::Drop;
+    watari_is_free = service::is_free, false;
+    watari_answer = service::answer, false;
+    watari_move_alias = track::move_alias, false;
+    watari_turn = translate::turn, false;
+    watari_turn_sctp = translate::turn_sctp, false;
 }

@@ -61,7 +61,11 @@ pub fn backend(number: u32) -> Option<Backend> {
 
 #[inline(always)]
 pub fn load_of(backend: u32) -> u64 {
-    BACKEND_LOADS.get(backend).copied().unwrap_or(0)
+    // The agent corrects it while connections end, so it may be short of zero for a moment.
+    match BACKEND_LOADS.get(backend).copied() {
+        Some(load) if load.cast_signed() > 0 => load,
+        _ => 0,
+    }
 }
 
 #[inline(always)]

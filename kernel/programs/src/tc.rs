@@ -12,18 +12,18 @@ use aya_ebpf::helpers;
 use aya_ebpf::programs::TcContext;
 use watari_abi::{
     Address, Config, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent,
-    FlowEventKind, FragmentKey, FragmentPorts, HEADER_BYTES, Hook, Link, Reason, Remote,
-    SocketService, StackPort, Tuple,
+    FlowEventKind, FragmentKey, FragmentPorts, HEADER_BYTES, Hook, Link, Reason, Remote, StackPort,
 };
+use watari_datapath::service::{Known, Whose};
 use watari_datapath::{Dropped, Env, Packet, Route, RouteQuery, Table, Verdict, Way};
 use watari_wire::Frame;
 use zerocopy::FromZeros;
 
+use crate::balance;
 use crate::maps::{
     CLOCK, CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED,
     FLOW_EVENTS, FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
 };
-use crate::balance;
 use crate::services::gives_services;
 use crate::tables::{Kept, tally};
 
@@ -239,18 +239,48 @@ impl Env for Tc {
     }
 
     #[inline(always)]
-    fn serve(&mut self, packet: &mut Packet, hook: Hook) -> Way {
-        Way::of(balance::watari_serve(self.skb, packet, hook as u32))
+    fn known(&mut self, packet: &mut Packet) -> Known {
+        Known::of(balance::watari_known(self.skb, packet))
     }
 
     #[inline(always)]
-    fn visit(&mut self, packet: &mut Packet, hook: Hook) -> Way {
-        Way::of(balance::watari_visit(self.skb, packet, hook as u32))
+    fn ask(&mut self, packet: &mut Packet) -> Whose {
+        Whose::of(balance::watari_ask(self.skb, packet))
+    }
+
+    #[inline(always)]
+    fn pick(&mut self, packet: &mut Packet) -> Way {
+        Way::of(balance::watari_pick(self.skb, packet))
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, packet: &mut Packet) -> Way {
+        Way::of(balance::watari_begin(self.skb, packet))
+    }
+
+    #[inline(always)]
+    fn is_free(&mut self, packet: &mut Packet) -> bool {
+        balance::watari_is_free(self.skb, packet) != 0
     }
 
     #[inline(always)]
     fn answer(&mut self, packet: &mut Packet) -> bool {
         balance::watari_answer(self.skb, packet) != 0
+    }
+
+    #[inline(always)]
+    fn move_alias(&mut self, packet: &mut Packet) -> bool {
+        balance::watari_move_alias(self.skb, packet) != 0
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, packet: &mut Packet) -> bool {
+        balance::watari_turn(self.skb, packet) != 0
+    }
+
+    #[inline(always)]
+    fn turn_sctp(&mut self, packet: &mut Packet) -> bool {
+        balance::watari_turn_sctp(self.skb, packet) != 0
     }
 
     #[inline(always)]

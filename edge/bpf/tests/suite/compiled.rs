@@ -8,11 +8,11 @@ use watari_bpf::{Image, LoadOptions, PinDir, load};
 use crate::world::World;
 
 /// Bytes that the object may have: it is part of the agent.
-const LARGEST: usize = 2_000_000;
+const LARGEST: usize = 2_500_000;
 
 /// Instructions that the verifier may look at, in all programs together: a start of the agent waits
 /// for it, about 1.5 µs for each.
-const MOST_VERIFIED: u32 = 250_000;
+const MOST_VERIFIED: u32 = 500_000;
 
 #[test]
 fn no_program_can_panic() {

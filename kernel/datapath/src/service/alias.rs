@@ -52,7 +52,7 @@ pub(crate) fn is_near<T: Entry>(entry: &T, near: &Tuple, now: u64) -> bool {
 #[inline(never)]
 fn advance<const REPLY: bool, E: Env>(
     env: &mut E,
-    packet: &Packet,
+    packet: &mut Packet,
     key: &ConnectionKey,
     entry: &E::Entry,
     table: Table,
@@ -73,7 +73,7 @@ fn advance<const REPLY: bool, E: Env>(
         return false;
     }
     entry.add(flow, env.length(), packet.now, packet.tcp_flags());
-    match next {
+    packet.moves = match next {
         Next::To(to, closed) => {
             env.step(Step::State {
                 from: state as u8,
@@ -81,60 +81,105 @@ fn advance<const REPLY: bool, E: Env>(
             });
             entry.set_closed(closed);
             entry.set_state(to as u8);
-            changed(env, packet, key, entry, table);
+            changed(env, packet, key, entry, table)
         }
         _ => refresh(env, packet.now, key, entry, state),
-    }
+    };
     true
 }
 
-/// Finds the packet among the translated connections, from whichever of their sides it comes;
-/// counts it, and leaves in [`Packet::to`] what it becomes. False: it is of none.
-#[inline(always)]
-pub(crate) fn known<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
-    let key = packet.key;
-    if state::has_handshake(key.protocol)
-        && let Some(entry) = env.connection(Table::Established, &key)
-        && pass(env, packet, &key, &entry, Table::Established)
-    {
-        return true;
-    }
-    if let Some(entry) = env.connection(Table::Transient, &key)
-        && pass(env, packet, &key, &entry, Table::Transient)
-    {
-        return true;
-    }
-    false
+/// What is known of a packet at an uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Known {
+    /// It is of no translated connection.
+    Nothing = 0,
+    /// It is an answer: [`Packet::to`] is what it becomes.
+    Answer = 1,
+    /// An alias leads to its connection: [`Packet::to`] is where.
+    Alias = 2,
 }
 
-#[inline(never)]
-fn pass<E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    key: &ConnectionKey,
-    entry: &E::Entry,
-    table: Table,
-) -> bool {
-    if alive(entry, packet.now).is_none() {
-        return false;
+impl Known {
+    /// By its number; nothing for none.
+    #[inline(always)]
+    pub const fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Answer,
+            2 => Self::Alias,
+            _ => Self::Nothing,
+        }
     }
-    let (bits, translation) = (entry.flags(), entry.translation());
+}
+
+/// Finds the packet among the translated connections, from whichever of their sides it comes. An
+/// answer is counted.
+#[inline(always)]
+pub fn known<E: Env>(env: &mut E, packet: &mut Packet) -> Known {
+    let key = packet.key;
+    if packet.has_handshake()
+        && let Some(entry) = env.connection(Table::Established, &key)
+    {
+        let known = sort(&entry, packet);
+        if known == Known::Alias {
+            return known;
+        }
+        if known == Known::Answer
+            && advance::<true, E>(env, packet, &key, &entry, Table::Established)
+        {
+            return known;
+        }
+    }
+    if let Some(entry) = env.connection(Table::Transient, &key) {
+        let known = sort(&entry, packet);
+        if known == Known::Alias {
+            return known;
+        }
+        if known == Known::Answer && advance::<true, E>(env, packet, &key, &entry, Table::Transient)
+        {
+            return known;
+        }
+    }
+    Known::Nothing
+}
+
+/// What the entry under the packet's key is to it.
+#[inline(always)]
+fn sort<T: Entry>(entry: &T, packet: &mut Packet) -> Known {
+    if alive(entry, packet.now).is_none() {
+        return Known::Nothing;
+    }
+    let bits = entry.flags();
     let flow = flow_of(bits, packet.side);
+    let protocol = packet.tuple.protocol;
     if bits & flags::ALIAS != 0 {
         if flow == Flow::Reply {
-            return false;
+            return Known::Nothing;
         }
-        packet.to = translation.tuple(key.protocol);
-        env.step(Step::Alias {
-            near: packet.tuple,
-            far: packet.to,
-        });
-        return env.follow(packet);
+        packet.to = entry.translation().tuple(protocol);
+        return Known::Alias;
     }
-    if flow == Flow::Original || !Translation::rewrites(translation.kind) {
-        return false;
+    if flow == Flow::Original || !Translation::rewrites(entry.translation_kind()) {
+        return Known::Nothing;
     }
-    packet.to = translation.tuple(key.protocol).reversed();
+    packet.to = entry.translation().tuple(protocol).reversed();
     packet.beyond = true;
-    advance::<true, E>(env, packet, key, entry, table)
+    Known::Answer
+}
+
+/// Whether the packet is of a translated connection, from whichever side.
+#[inline(always)]
+pub(crate) fn is_known<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    match env.known(packet) {
+        Known::Nothing => false,
+        Known::Answer => true,
+        Known::Alias => {
+            env.step(Step::Alias {
+                near: packet.tuple,
+                far: packet.to,
+            });
+            packet.plan.replaces = true;
+            env.follow(packet)
+        }
+    }
 }

@@ -8,11 +8,12 @@ mod refuse;
 mod serve;
 mod tables;
 
-pub use alias::follow;
 pub(crate) use alias::is_near;
+pub use alias::{Known, follow, known};
 pub use choose::{Choice, Wish, choose, member};
 pub(crate) use find::find_range;
 pub use find::{Found, find, find_exact};
 pub use refuse::answer;
-pub use serve::{serve, visit};
+pub use serve::{Whose, ask, begin, is_free, pick};
+pub(crate) use serve::{serve, visit};
 pub use tables::ServiceTables;

@@ -16,7 +16,7 @@ const LEAST: u32 = 8;
 /// Makes an answer of the packet. False: it may not be answered, or not now; it is as it was, or of
 /// no use to anybody.
 #[inline(always)]
-pub fn answer<E: Env>(env: &mut E, packet: &Packet) -> bool {
+pub fn answer<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
     let done = if packet.tuple.destination.is_mapped() {
         respond::<V4, E>(env, packet)
     } else {

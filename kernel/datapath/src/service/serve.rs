@@ -2,32 +2,52 @@
 //! tuple this node talks to that backend.
 
 use watari_abi::{
-    Address, Backend, Config, Counter, FlowEvent, Frontend, Hook, Reason, Side, Translation, Tuple,
-    flags, frontend_flags, translation,
+    Address, Config, Counter, FlowEvent, Hook, Reason, Side, Translation, Tuple, flags,
+    frontend_flags, translation,
 };
 
 use super::{Choice, Found, Wish, choose, find};
 use crate::packet::{Packet, Part};
 use crate::send::remote;
-use crate::service::alias::{is_near, known};
+use crate::service::alias::{is_known, is_near};
 use crate::track::{Opening, Way, alive, is_over, open, plan};
 use crate::{Entry, Env, Step, Table, state};
+
+/// Whose a destination is; the Service itself stands in the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Whose {
+    /// No Service's.
+    Nobody = 0,
+    /// A Service's.
+    Service = 1,
+    /// A Service's address; none of its ports.
+    Undefined = 2,
+    /// Nobody has that address of the Services' range.
+    Unallocated = 3,
+}
+
+impl Whose {
+    /// By its number; nobody's for none.
+    #[inline(always)]
+    pub const fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Service,
+            2 => Self::Undefined,
+            3 => Self::Unallocated,
+            _ => Self::Nobody,
+        }
+    }
+}
 
 /// How many ports are tried.
 const PROBES: u32 = 32;
 
-/// Gives a packet that is of no connection, and for no pod, to a Service's backend, if it is for a
-/// Service.
+/// Asks the Services whose the packet's destination is; leaves what was found with the packet.
 #[inline(always)]
-pub fn serve<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> Way {
-    let tuple = packet.tuple;
-    let found = ask(env, &tuple);
-    settle(env, packet, &tuple, found, hook)
-}
-
-#[inline(always)]
-fn ask<E: Env>(env: &mut E, tuple: &Tuple) -> Found {
-    let (address, port, protocol) = (tuple.destination, tuple.destination_port, tuple.protocol);
+pub fn ask<E: Env>(env: &mut E, packet: &mut Packet) -> Whose {
+    let (port, protocol) = (packet.tuple.destination_port, packet.tuple.protocol);
+    let address = packet.tuple.destination;
     let found = find(env, &address, port, protocol);
     env.step(Step::Service {
         address,
@@ -35,43 +55,55 @@ fn ask<E: Env>(env: &mut E, tuple: &Tuple) -> Found {
         protocol,
         found,
     });
-    found
+    match found {
+        Found::None => Whose::Nobody,
+        Found::Unallocated => Whose::Unallocated,
+        Found::Undefined => Whose::Undefined,
+        Found::Frontend(frontend) => {
+            packet.frontend = frontend;
+            Whose::Service
+        }
+    }
 }
 
-/// What becomes of a packet to what was found.
+/// Gives a packet that is of no connection, and for no pod, to a Service's backend, if it is for a
+/// Service.
 #[inline(always)]
-fn settle<E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    tuple: &Tuple,
-    found: Found,
-    hook: Hook,
-) -> Way {
-    match found {
-        Found::None => Way::Stack,
-        Found::Unallocated => dropped(packet, Reason::UnallocatedService),
-        Found::Undefined => Way::Refuse,
-        Found::Frontend(frontend) => balance(env, packet, tuple, &frontend, hook),
-    }
+pub(crate) fn serve<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
+    let whose = env.ask(packet);
+    settle(env, packet, whose)
 }
 
 /// A packet at an uplink that is not for a pod: of a translated connection, for a Service, or the
 /// stack's.
 #[inline(always)]
-pub fn visit<E: Env>(env: &mut E, packet: &mut Packet, hook: Hook) -> Way {
-    let tuple = packet.tuple;
+pub(crate) fn visit<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     packet.plan.replaces = false;
     // Answers for a translated source are known by their port. What the node itself sends may
     // answer a client of a Service.
-    let entering = matches!(hook, Hook::FromUplink);
-    if (!entering || is_translated_port(&env.config(), &tuple)) && known(env, packet) {
+    let entering = packet.hook == Hook::FromUplink as u8;
+    if (!entering || is_translated_port(env, packet)) && is_known(env, packet) {
         return Way::Translated;
     }
-    let found = ask(env, &tuple);
-    if entering && matches!(found, Found::Frontend(_) | Found::Undefined) && known(env, packet) {
+    let whose = env.ask(packet);
+    if entering && matches!(whose, Whose::Service | Whose::Undefined) && is_known(env, packet) {
         return Way::Translated;
     }
-    settle(env, packet, &tuple, found, hook)
+    settle(env, packet, whose)
+}
+
+/// What becomes of a packet to what was found.
+#[inline(always)]
+fn settle<E: Env>(env: &mut E, packet: &mut Packet, whose: Whose) -> Way {
+    match whose {
+        Whose::Nobody => Way::Stack,
+        Whose::Unallocated => dropped(packet, Reason::UnallocatedService),
+        Whose::Undefined => Way::Refuse,
+        Whose::Service => match env.pick(packet) {
+            Way::Translated => env.begin(packet),
+            way => way,
+        },
+    }
 }
 
 #[inline(always)]
@@ -92,24 +124,23 @@ const fn own(config: &Config, like: &Address) -> Address {
 
 /// Whether it is for a port of this node that sources are translated to.
 #[inline(always)]
-fn is_translated_port(config: &Config, tuple: &Tuple) -> bool {
-    let port = u16::from_be(tuple.destination_port);
+fn is_translated_port<E: Env>(env: &E, packet: &Packet) -> bool {
+    let config = env.config();
+    let destination = &packet.tuple.destination;
+    let port = u16::from_be(packet.tuple.destination_port);
     port >= config.first_port
         && port <= config.last_port
-        && tuple.destination == own(config, &tuple.destination)
+        && *destination == own(&config, destination)
 }
 
-/// Chooses a backend, and opens the connection.
+/// Chooses a backend of the Service that was found, and leaves it with the packet.
 #[inline(always)]
-fn balance<E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    near: &Tuple,
-    frontend: &Frontend,
-    hook: Hook,
-) -> Way {
+pub fn pick<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
+    let frontend = packet.frontend;
+    let source = packet.tuple.source;
     let has = |flag| frontend.flags & flag != 0;
-    let outside = matches!(hook, Hook::FromUplink) && remote(env, &near.source).is_none();
+    packet.outside = packet.hook == Hook::FromUplink as u8 && remote(env, &source).is_none();
+    let outside = packet.outside;
     // Who comes from outside to a cluster address is judged as if it were inside.
     let inside = !outside || has(frontend_flags::CLUSTER_ADDRESS);
     let by_ring = !inside && frontend.ring != 0;
@@ -120,13 +151,13 @@ fn balance<E: Env>(
     }
     if outside
         && has(frontend_flags::SOURCE_RANGES)
-        && !env.is_allowed_source(frontend.service, &near.source)
+        && !env.is_allowed_source(frontend.service, &source)
     {
         return dropped(packet, Reason::SourceRange);
     }
     let wish = Wish {
-        frontend,
-        port: near.destination_port,
+        frontend: &frontend,
+        port: packet.tuple.destination_port,
         set: if inside {
             frontend.inside
         } else if by_ring {
@@ -135,11 +166,11 @@ fn balance<E: Env>(
             frontend.outside
         },
         hash: if by_ring {
-            Some(ring_hash(near, frontend.affinity != 0))
+            Some(ring_hash(&packet.tuple, frontend.affinity != 0))
         } else {
             None
         },
-        client: &near.source,
+        client: &source,
         now: packet.now,
     };
     let choice = choose(env, &wish);
@@ -162,8 +193,10 @@ fn balance<E: Env>(
     };
     packet.near.service = frontend.service;
     packet.near.backend = number;
-    let need = need(env, near, &backend, frontend, hook, outside);
-    begin(env, packet, near, &backend, need, hook)
+    packet.to = packet.tuple;
+    packet.to.destination = backend.address;
+    packet.to.destination_port = backend.port;
+    Way::Translated
 }
 
 /// What becomes of the source.
@@ -180,30 +213,22 @@ enum Need {
 
 /// Whether the answer would take another road without a translation of the source.
 #[inline(always)]
-fn need<E: Env>(
-    env: &E,
-    near: &Tuple,
-    backend: &Backend,
-    frontend: &Frontend,
-    hook: Hook,
-    outside: bool,
-) -> Need {
-    match hook {
+fn need<E: Env>(env: &E, packet: &Packet, own: &Address) -> Need {
+    let backend = packet.to.destination;
+    match Hook::of(packet.hook) {
         // A pod that answers itself would do so without asking the node.
-        Hook::FromPod if backend.address == near.source => Need::Address,
-        Hook::FromPod => Need::Nothing,
-        Hook::FromUplink => {
-            let flags = frontend.flags;
-            let config = env.config();
+        Some(Hook::FromPod) if backend == packet.tuple.source => Need::Address,
+        Some(Hook::FromPod) => Need::Nothing,
+        Some(Hook::FromUplink) => {
             // A process of this node answers by the stack, which takes no packet from itself.
-            if backend.address == own(&config, &backend.address) {
+            if backend == *own {
                 return Need::Nothing;
             }
-            if outside && flags & frontend_flags::KEEPS_SOURCE != 0 {
+            let has = |flag| packet.outside && packet.frontend.flags & flag != 0;
+            if has(frontend_flags::KEEPS_SOURCE) {
                 return Need::Nothing;
             }
-            let forced = outside && flags & frontend_flags::CLUSTER_ADDRESS != 0;
-            if forced || env.endpoint(&backend.address).is_none() {
+            if has(frontend_flags::CLUSTER_ADDRESS) || env.endpoint(&backend).is_none() {
                 Need::Address
             } else {
                 Need::Nothing
@@ -214,36 +239,28 @@ fn need<E: Env>(
     }
 }
 
-/// Finds the far side, and makes connection and alias.
+/// Finds the far side for the backend that was picked, and makes connection and alias.
 #[inline(always)]
-fn begin<E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    near: &Tuple,
-    backend: &Backend,
-    need: Need,
-    hook: Hook,
-) -> Way {
+pub fn begin<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     let config = env.config();
-    let mut far = *near;
-    far.destination = backend.address;
-    far.destination_port = backend.port;
+    let own = own(&config, &packet.tuple.source);
+    let need = need(env, packet, &own);
     if need == Need::Address {
-        far.source = own(&config, &near.source);
+        packet.to.source = own;
     }
-    packet.to = far;
-    let free = need == Need::Nothing && is_free(env, &far, near, packet.now);
-    if !free && !find_port(env, packet, near, &config) {
+    let free = need == Need::Nothing && env.is_free(packet);
+    if !free && !find_port(env, packet, config.first_port, config.last_port) {
         return dropped(packet, Reason::SourcePortsExhausted);
     }
-    let moved = packet.to.source_port != near.source_port || need == Need::Address;
+    let moved = packet.to.source_port != packet.tuple.source_port || need == Need::Address;
     let source = if moved { translation::SOURCE } else { 0 };
-    packet.near.kind = translation::DESTINATION | source;
-    packet.near.source = near.source;
-    packet.near.destination = near.destination;
-    packet.near.source_port = near.source_port;
-    packet.near.destination_port = near.destination_port;
-    if !record(env, packet, near, hook) {
+    let near = &mut packet.near;
+    near.kind = translation::DESTINATION | source;
+    near.source = packet.tuple.source;
+    near.destination = packet.tuple.destination;
+    near.source_port = packet.tuple.source_port;
+    near.destination_port = packet.tuple.destination_port;
+    if !record(env, packet) {
         return dropped(packet, Reason::NoRoom);
     }
     env.add_load(packet.near.backend, 1);
@@ -251,22 +268,21 @@ fn begin<E: Env>(
     if moved {
         env.count(Counter::SourceTranslated);
     }
-    packet.beyond = !matches!(hook, Hook::FromPod);
+    packet.beyond = packet.hook != Hook::FromPod as u8;
     Way::Translated
 }
 
 /// Makes the connection under its far side, and the alias under its near one.
 #[inline(always)]
-fn record<E: Env>(env: &mut E, packet: &mut Packet, near: &Tuple, hook: Hook) -> bool {
-    let (alias, near_side) = near.key();
-    let far = packet.to;
-    let (key, side) = far.key();
+fn record<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    let (alias, near_side) = packet.tuple.key();
+    let (key, side) = packet.to.key();
     let stale = packet.plan.replaces;
     (packet.key, packet.side) = (key, side);
     plan(packet, Opening::Direct);
     // One that is over may be there still.
-    packet.plan.replaces = state::has_handshake(key.protocol);
-    if !open(env, packet, hook) {
+    packet.plan.replaces = packet.has_handshake();
+    if !open(env, packet) {
         return false;
     }
     if stale {
@@ -308,15 +324,14 @@ fn record<E: Env>(env: &mut E, packet: &mut Packet, near: &Tuple, hook: Hook) ->
     clippy::cast_possible_truncation,
     reason = "a port between two others; the upper half of a product"
 )]
-fn find_port<E: Env>(env: &mut E, packet: &mut Packet, near: &Tuple, config: &Config) -> bool {
-    let mut far = packet.to;
-    if far.source == Address::UNSPECIFIED || config.last_port < config.first_port {
+fn find_port<E: Env>(env: &mut E, packet: &mut Packet, first: u16, last: u16) -> bool {
+    if packet.to.source == Address::UNSPECIFIED || last < first {
         return false;
     }
-    let first = u32::from(config.first_port);
-    let span = u32::from(config.last_port) - first + 1;
-    let start = ((u64::from(spread(near, u64::from(near.destination.words[3]))) * u64::from(span))
-        >> 32) as u32;
+    let first = u32::from(first);
+    let span = u32::from(last) - first + 1;
+    let hash = spread(&packet.tuple, u64::from(packet.tuple.destination.words[3]));
+    let start = ((u64::from(hash) * u64::from(span)) >> 32) as u32;
     let mut probe = 0;
     while probe < PROBES && probe < span {
         let offset = start + probe;
@@ -325,9 +340,8 @@ fn find_port<E: Env>(env: &mut E, packet: &mut Packet, near: &Tuple, config: &Co
         } else {
             offset
         };
-        far.source_port = ((first + offset) as u16).to_be();
-        if is_free(env, &far, near, packet.now) {
-            packet.to.source_port = far.source_port;
+        packet.to.source_port = ((first + offset) as u16).to_be();
+        if env.is_free(packet) {
             return true;
         }
         probe += 1;
@@ -335,19 +349,19 @@ fn find_port<E: Env>(env: &mut E, packet: &mut Packet, near: &Tuple, config: &Co
     false
 }
 
-/// Whether no other connection that lives has the tuple. A function of its own in the object: it is
-/// asked many times.
-#[inline(never)]
-fn is_free<E: Env>(env: &mut E, far: &Tuple, near: &Tuple, now: u64) -> bool {
-    let (key, _) = far.key();
+/// Whether no other connection that lives has the far side's tuple.
+#[inline(always)]
+pub fn is_free<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
+    let (key, _) = packet.to.key();
+    let (near, now) = (packet.tuple, packet.now);
     if state::has_handshake(key.protocol)
         && let Some(entry) = env.connection(Table::Established, &key)
-        && is_taken(&entry, near, now)
+        && is_taken(&entry, &near, now)
     {
         return false;
     }
     match env.connection(Table::Transient, &key) {
-        Some(entry) => !is_taken(&entry, near, now),
+        Some(entry) => !is_taken(&entry, &near, now),
         None => true,
     }
 }
