@@ -271,9 +271,9 @@ impl<L: Layer> Balancer<L> {
                 Later::Name(number) => drop(self.shadow.names.remove(&number)),
             }
         }
-        rested
-            .into_iter()
-            .for_each(|number| self.shadow.numbers.free(number));
+        for number in rested {
+            self.shadow.numbers.free(number);
+        }
         Ok(())
     }
 }

@@ -1,14 +1,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use watari_abi::{Address, Frontend as Entry, FrontendKey, PortRangeKey, Set, SourceRangeKey};
+use watari_abi::{Address, Frontend as Entry, FrontendKey, PortRangeKey, SourceRangeKey};
 use watari_tables::{Balancer, BalancerName, FrontendKind, Others, ServicesChange};
 
-use super::Departed;
 use super::maglev;
-use super::numbers::{self, QUARANTINE};
+use super::numbers::QUARANTINE;
 use super::plan::Plan;
 use super::sets::{Class, Edited, Fit, Share, When, assign, classes, edit, fit};
 use super::shadow::{Later, Record, Role, Rooms, Shadow};
@@ -36,26 +35,26 @@ struct Taken {
 }
 
 /// What becomes of one set.
-struct SetChange {
-    set: u32,
-    when: When,
-    edited: Edited,
+pub(super) struct SetChange {
+    pub set: u32,
+    pub when: When,
+    pub edited: Edited,
     /// Where it is from now on; none: it has no slots.
-    stretch: Option<Stretch>,
+    pub stretch: Option<Stretch>,
 }
 
 /// A change that has all that it needs.
-struct Prepared {
-    number: u32,
-    roles: [u32; 3],
-    sets: Vec<SetChange>,
-    ring: u32,
-    ring_change: Option<(Stretch, Vec<u32>)>,
-    frontends: Vec<(FrontendKey, Entry)>,
-    ranges: Vec<(PortRangeKey, Entry)>,
-    sources: Vec<SourceRangeKey>,
+pub(super) struct Prepared {
+    pub number: u32,
+    pub roles: [u32; 3],
+    pub sets: Vec<SetChange>,
+    pub ring: u32,
+    pub ring_change: Option<(Stretch, Vec<u32>)>,
+    pub frontends: Vec<(FrontendKey, Entry)>,
+    pub ranges: Vec<(PortRangeKey, Entry)>,
+    pub sources: Vec<SourceRangeKey>,
     /// What of it could not be had.
-    lacks: Option<BpfError>,
+    pub lacks: Option<BpfError>,
 }
 
 impl Planner<'_> {
@@ -70,7 +69,7 @@ impl Planner<'_> {
             ServicesChange::Address(address, others) => self.address(*address, *others),
             ServicesChange::Cidrs(cidrs) => {
                 let cidrs: BTreeSet<IpNet> = cidrs.iter().map(IpNet::trunc).collect();
-                self.room("service_cidrs", &"the ranges of Services", (0, 0), {
+                Self::room("service_cidrs", &"the ranges of Services", (0, 0), {
                     (self.rooms.cidrs, count(cidrs.len()))
                 })?;
                 let new = cidrs.difference(&self.shadow.cidrs);
@@ -102,12 +101,13 @@ impl Planner<'_> {
             }
             Err(error) => {
                 let (numbers, sets) = (taken.numbers, taken.sets);
-                numbers
-                    .into_iter()
-                    .for_each(|number| self.shadow.numbers.give_back(number));
+                for number in numbers {
+                    self.shadow.numbers.give_back(number);
+                }
                 self.shadow.free_sets.extend(sets);
-                let stretches = taken.stretches.into_iter();
-                stretches.for_each(|stretch| self.shadow.stretches.give(stretch));
+                for stretch in taken.stretches {
+                    self.shadow.stretches.give(stretch);
+                }
                 Err(error)
             }
         }
@@ -160,11 +160,11 @@ impl Planner<'_> {
     }
 
     fn name(&self, name: &BalancerName) -> Result<u32, BpfError> {
-        self.room(
+        Self::room(
             "service_names",
             name,
             (count(self.shadow.names.len()), 1),
-            { (self.rooms.names, 1) },
+            (self.rooms.names, 1),
         )?;
         if text(name).is_none() {
             let why = format!("the name {name} is longer than any that Kubernetes allows");
@@ -175,7 +175,6 @@ impl Planner<'_> {
 
     /// Says what is full, if `used` and `needed` of a table's `room` are more than there are.
     fn room(
-        &self,
         map: &'static str,
         what: &dyn Display,
         (used, needed): (u32, u32),
@@ -207,7 +206,7 @@ impl Planner<'_> {
         for (at, share) in shares(&class.members) {
             let Some((number, is_new)) = self.shadow.numbers.take(at) else {
                 let (used, room) = self.shadow.numbers.usage();
-                self.room("backends", name, (used, 1), (room, 1))?;
+                Self::room("backends", name, (used, 1), (room, 1))?;
                 continue;
             };
             if is_new {
@@ -236,7 +235,7 @@ impl Planner<'_> {
     fn take_set(&mut self, name: &BalancerName, taken: &mut Taken) -> Result<u32, BpfError> {
         let used = self.shadow.sets_in_use();
         let Some(set) = self.shadow.take_set(self.rooms) else {
-            self.room("sets", name, (used, 1), (used, 1))?;
+            Self::room("sets", name, (used, 1), (used, 1))?;
             return Ok(0);
         };
         taken.sets.push(set);
@@ -373,239 +372,21 @@ impl Planner<'_> {
         let ranges = new(prepared.ranges.len(), had(|record| record.ranges.len()));
         let sources = new(prepared.sources.len(), had(|record| record.sources.len()));
         let used = count(self.shadow.frontends.len());
-        self.room(
+        Self::room(
             "frontends",
             name,
             (used, frontends),
             (self.rooms.frontends, 0),
         )?;
         let used = count(self.shadow.ranges.len());
-        self.room("port_ranges", name, (used, ranges), (self.rooms.ranges, 0))?;
+        Self::room("port_ranges", name, (used, ranges), (self.rooms.ranges, 0))?;
         let used = self.shadow.source_count;
-        self.room(
+        Self::room(
             "source_ranges",
             name,
             (used, sources),
             (self.rooms.sources, 0),
         )
-    }
-
-    fn commit(
-        &mut self,
-        name: &BalancerName,
-        balancer: &Balancer,
-        old: Option<Record>,
-        prepared: Prepared,
-    ) {
-        let before = old.as_ref().map(|record| self.shadow.members(record.roles));
-        if old.is_none() {
-            self.shadow.next_name += 1;
-            self.shadow.names.insert(prepared.number, name.clone());
-            self.plan
-                .names
-                .extend(text(name).map(|text| (prepared.number, text)));
-        }
-        for change in prepared.sets {
-            self.commit_set(change);
-        }
-        if let Some((stretch, table)) = prepared.ring_change {
-            self.commit_ring(prepared.ring, stretch, &table);
-        }
-        let mut record = old.unwrap_or_else(|| Record {
-            number: prepared.number,
-            protocol: balancer.protocol,
-            roles: [0; 3],
-            ring: 0,
-            ring_right: true,
-            frontends: Vec::new(),
-            ranges: Vec::new(),
-            sources: Vec::new(),
-            affinity: 0,
-        });
-        let had_affinity = record.affinity > 0;
-        let sets = record.roles.into_iter().chain([record.ring]);
-        for set in sets.collect::<BTreeSet<_>>() {
-            if set != 0 && !prepared.roles.contains(&set) && set != prepared.ring {
-                self.release_set(set);
-            }
-        }
-        let (old_frontends, old_ranges) = (record.frontends, record.ranges);
-        record.frontends = self.put_frontends(old_frontends, &prepared.frontends, record.number);
-        record.ranges = self.put_ranges(old_ranges, &prepared.ranges, record.number);
-        self.put_sources(&record.sources, &prepared.sources);
-        record.sources = prepared.sources;
-        (record.protocol, record.ring_right) = (balancer.protocol, true);
-        (record.roles, record.ring) = (prepared.roles, prepared.ring);
-        record.affinity = balancer.affinity.unwrap_or(0);
-        if let Some(before) = before {
-            let after = self.shadow.members(record.roles);
-            self.depart(&record, had_affinity, before.difference(&after).copied());
-        }
-        self.plan.touched.insert(name.clone());
-        self.shadow.records.insert(name.clone(), record);
-    }
-
-    fn commit_set(&mut self, change: SetChange) {
-        let SetChange {
-            set,
-            when,
-            edited,
-            stretch,
-        } = change;
-        let kept = self.shadow.sets.entry(set).or_default();
-        let before = std::mem::replace(&mut kept.slots, edited.slots);
-        let old = std::mem::replace(&mut kept.stretch, stretch);
-        let writes = self.plan.sets(when);
-        let base = stretch.map_or(0, |stretch| stretch.base);
-        let slots = edited.writes.iter();
-        writes
-            .slots
-            .extend(slots.map(|(at, number)| (base + at, *number)));
-        let slots = u32::try_from(kept.slots.len()).unwrap_or(0);
-        if old != stretch || before.len() != kept.slots.len() {
-            writes.headers.push((set, Set { base, count: slots }));
-        }
-        for number in &kept.slots {
-            let entry = self.shadow.numbers.uses_more(*number);
-            self.plan
-                .backends
-                .extend(entry.map(|entry| (*number, entry)));
-        }
-        self.less(&before);
-        if let Some(old) = old.filter(|old| Some(*old) != stretch) {
-            self.later(Later::Stretch(old), GRACE);
-        }
-    }
-
-    fn commit_ring(&mut self, ring: u32, stretch: Stretch, table: &[u32]) {
-        let kept = self.shadow.sets.entry(ring).or_default();
-        let old = kept.stretch.replace(stretch);
-        let slots = (stretch.base..).zip(table.iter().copied());
-        self.plan.early.slots.extend(slots);
-        let count = u32::try_from(table.len()).unwrap_or(0);
-        let header = Set {
-            base: stretch.base,
-            count,
-        };
-        self.plan.early.headers.push((ring, header));
-        if let Some(old) = old {
-            self.later(Later::Stretch(old), GRACE);
-        }
-    }
-
-    fn less(&mut self, slots: &[u32]) {
-        for number in slots {
-            if self.shadow.numbers.uses_less(*number) {
-                self.plan.idle.insert(*number);
-            }
-        }
-    }
-
-    fn later(&mut self, what: Later, after: u64) {
-        self.shadow.later.push((Some(self.now + after), what));
-    }
-
-    /// No frontend asks for a set any more; whoever is about to look at it still finds it.
-    fn release_set(&mut self, set: u32) {
-        if let Some(kept) = self.shadow.sets.get_mut(&set) {
-            let slots = std::mem::take(&mut kept.slots);
-            self.less(&slots);
-        }
-        self.later(Later::Set(set), GRACE);
-    }
-
-    fn depart(&mut self, record: &Record, affinity: bool, gone: impl Iterator<Item = u32>) {
-        for backend in gone {
-            let at = self.shadow.numbers.get(backend).map(numbers::place);
-            self.plan.departed.push(Departed {
-                service: record.number,
-                backend,
-                at: at.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
-                protocol: record.protocol,
-                affinity: affinity || record.affinity > 0,
-            });
-        }
-    }
-
-    fn put_frontends(
-        &mut self,
-        old: Vec<FrontendKey>,
-        new: &[(FrontendKey, Entry)],
-        number: u32,
-    ) -> Vec<FrontendKey> {
-        for (key, entry) in new {
-            self.shadow.strays.frontends.remove(key);
-            if self.shadow.frontends.insert(*key, *entry) != Some(*entry) {
-                self.plan.frontends.insert(*key);
-            }
-        }
-        for key in old {
-            let is_ours = self
-                .shadow
-                .frontends
-                .get(&key)
-                .is_some_and(|at| at.service == number);
-            if is_ours && !new.iter().any(|(is, _)| *is == key) {
-                self.shadow.frontends.remove(&key);
-                self.plan.frontends.insert(key);
-            }
-        }
-        new.iter().map(|(key, _)| *key).collect()
-    }
-
-    fn put_ranges(
-        &mut self,
-        old: Vec<PortRangeKey>,
-        new: &[(PortRangeKey, Entry)],
-        number: u32,
-    ) -> Vec<PortRangeKey> {
-        for (key, entry) in new {
-            self.shadow.strays.ranges.remove(key);
-            let before = self.shadow.ranges.insert(*key, *entry);
-            if before != Some(*entry) {
-                self.plan.ranges.insert(*key);
-            }
-            if before.is_none() {
-                self.count_range(key.address, true);
-            }
-        }
-        for key in old {
-            let is_ours = self
-                .shadow
-                .ranges
-                .get(&key)
-                .is_some_and(|at| at.service == number);
-            if is_ours && !new.iter().any(|(is, _)| *is == key) {
-                self.shadow.ranges.remove(&key);
-                self.plan.ranges.insert(key);
-                self.count_range(key.address, false);
-            }
-        }
-        new.iter().map(|(key, _)| *key).collect()
-    }
-
-    fn put_sources(&mut self, old: &[SourceRangeKey], new: &[SourceRangeKey]) {
-        for key in new.iter().filter(|key| !old.contains(key)) {
-            // One that was found without a Service counts already.
-            if !self.shadow.strays.sources.remove(key) {
-                self.shadow.source_count += 1;
-            }
-            self.plan.sources.push((*key, 0));
-        }
-        for key in old.iter().filter(|key| !new.contains(key)) {
-            self.shadow.source_count -= 1;
-            self.plan.gone_sources.push(*key);
-        }
-    }
-
-    pub(super) fn count_range(&mut self, address: Address, more: bool) {
-        let at = self.shadow.addresses.entry(address).or_default();
-        at.ranges = if more {
-            at.ranges + 1
-        } else {
-            at.ranges.saturating_sub(1)
-        };
-        self.put_address(address);
     }
 
     fn address(&mut self, address: IpAddr, others: Option<Others>) -> Result<(), BpfError> {
@@ -614,7 +395,7 @@ impl Planner<'_> {
         if others.is_some() && !self.shadow.frontends.contains_key(&key) {
             let used = count(self.shadow.frontends.len());
             let what = IpAddr::from(address);
-            self.room("frontends", &what, (used, 1), (self.rooms.frontends, 1))?;
+            Self::room("frontends", &what, (used, 1), (self.rooms.frontends, 1))?;
         }
         self.shadow.addresses.entry(address).or_default().others = others;
         self.put_address(address);
@@ -632,12 +413,11 @@ impl Planner<'_> {
         let key = words::address_key(address);
         self.shadow.strays.frontends.remove(&key);
         let entry = super::rebuild::address_entry(at);
-        let before = match entry {
-            Some(entry) => self.shadow.frontends.insert(key, entry),
-            None => {
-                self.shadow.addresses.remove(&address);
-                self.shadow.frontends.remove(&key)
-            }
+        let before = if let Some(entry) = entry {
+            self.shadow.frontends.insert(key, entry)
+        } else {
+            self.shadow.addresses.remove(&address);
+            self.shadow.frontends.remove(&key)
         };
         if before != entry {
             self.plan.frontends.insert(key);

@@ -8,6 +8,7 @@ use watari_tables::{BalancerName, Frontend, FrontendKind};
 use super::numbers;
 use super::observe::frontends;
 use super::shadow::{Role, Rooms, Shadow};
+use super::stretches::Stretch;
 use super::words::name_of;
 use crate::error::BpfError;
 use crate::map::Map;
@@ -95,7 +96,7 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
             .map(|(at, kind)| DescribedFrontend { at, kind })
             .collect(),
         backends: backends.into_values().collect(),
-        ring: ring.map_or(0, |stretch| stretch.room()),
+        ring: ring.map_or(0, Stretch::room),
     })
 }
 

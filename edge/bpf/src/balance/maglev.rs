@@ -100,9 +100,9 @@ mod tests {
 
     fn counts(table: &[u32], members: usize) -> Vec<u32> {
         let mut counts = vec![0; members];
-        table
-            .iter()
-            .for_each(|member| counts[*member as usize] += 1);
+        for member in table {
+            counts[*member as usize] += 1;
+        }
         counts
     }
 

@@ -11,6 +11,7 @@
 
 mod adapter;
 mod change;
+mod commit;
 mod describe;
 mod layer;
 mod maglev;

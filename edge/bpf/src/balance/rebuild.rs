@@ -124,6 +124,20 @@ struct Read {
     last_name: u32,
 }
 
+/// Frontends and ranges by the number of their Service's port.
+fn group(shadow: &Shadow, groups: &mut BTreeMap<u32, Group>) {
+    for (key, entry) in &shadow.frontends {
+        if !words::is_address(key) {
+            let group = groups.entry(entry.service).or_default();
+            group.frontends.push((*key, *entry));
+        }
+    }
+    for (key, entry) in &shadow.ranges {
+        let group = groups.entry(entry.service).or_default();
+        group.ranges.push((*key, *entry));
+    }
+}
+
 fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfError> {
     let mut names = BTreeMap::new();
     tables.names.each(&mut |number, text| {
@@ -136,16 +150,7 @@ fn read<L: Layer>(tables: &Tables<L>, shadow: &mut Shadow) -> Result<Read, BpfEr
     tables.ranges.each(&mut |key, entry| {
         shadow.ranges.insert(key, entry);
     })?;
-    for (key, entry) in &shadow.frontends {
-        if !words::is_address(key) {
-            let group = groups.entry(entry.service).or_default();
-            group.frontends.push((*key, *entry));
-        }
-    }
-    for (key, entry) in &shadow.ranges {
-        let group = groups.entry(entry.service).or_default();
-        group.ranges.push((*key, *entry));
-    }
+    group(shadow, &mut groups);
     tables
         .sources
         .each(&mut |key, _| groups.entry(key.service).or_default().sources.push(key))?;
@@ -285,7 +290,7 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
 }
 
 /// Where a header says that its set is, if that can be.
-fn stretch_of(set: &Set, rooms: &Rooms) -> Option<Stretch> {
+fn stretch_of(set: Set, rooms: &Rooms) -> Option<Stretch> {
     let order = Stretch::order_for(set.count);
     let stretch = Stretch {
         base: set.base,
@@ -330,7 +335,7 @@ fn take_sets(shadow: &mut Shadow, read: &Read, rooms: &Rooms, before: Option<&Sh
             if is_orphan(number) != orphans || *number == 0 {
                 continue;
             }
-            let stretch = stretch_of(set, rooms).filter(|stretch| take(*stretch));
+            let stretch = stretch_of(*set, rooms).filter(|stretch| take(*stretch));
             let kept = Kept {
                 stretch,
                 slots: Vec::new(),

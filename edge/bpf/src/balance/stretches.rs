@@ -109,6 +109,7 @@ impl Stretches {
     }
 
     /// The largest stretch that is free.
+    #[cfg(test)]
     pub fn largest(&self) -> u32 {
         let order = self.free.iter().rposition(|free| !free.is_empty());
         order.map_or(0, |order| 1 << order)
@@ -127,7 +128,9 @@ mod tests {
         assert_eq!(taken[0], Stretch { base: 8, order: 3 });
         assert_eq!(all.usage(), (512, 1024));
         assert_eq!(all.take(10), None, "the first slot is nobody's");
-        taken.into_iter().for_each(|stretch| all.give(stretch));
+        for stretch in taken {
+            all.give(stretch);
+        }
         assert_eq!(all.largest(), 512);
         assert_eq!(all.usage().0, 0);
     }
@@ -160,7 +163,9 @@ mod tests {
                 prop_assert_eq!(again.usage(), all.usage());
                 prop_assert!(again.largest() >= all.largest());
             }
-            taken.into_iter().for_each(|stretch| all.give(stretch));
+            for stretch in taken {
+                all.give(stretch);
+            }
             let largest = Stretches::new(slots).largest();
             prop_assert_eq!(all.largest(), largest);
         }

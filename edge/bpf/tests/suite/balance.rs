@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use watari_abi::{Connection, ConnectionKey, State, Translation, Tuple, flags, translation};
+use watari_abi::{Connection, ConnectionKey, State, Translation, Tuple, flags, maps, translation};
 use watari_bpf::balance::{Balancing, ServiceNames, difference};
+use watari_bpf::sys::{MapFd, Pinned};
 use watari_bpf::{Datapath, LoadOptions, Node, PinDir, load};
 use watari_model::{Protocol, ServiceName};
 use watari_tables::{Backends, Balancer, BalancerName, Frontend, FrontendKind, Others, Services};
@@ -66,12 +68,14 @@ fn services(count: u32, members: u32) -> Services {
         let address = IpAddr::from(Ipv4Addr::from(0x0a60_0000 + n));
         services.addresses.insert(address, Others::Refused);
     }
-    services.cidrs.insert("10.96.0.0/12".parse().unwrap());
+    services
+        .cidrs
+        .insert("10.96.0.0/12".parse().expect("a network"));
     services
 }
 
 fn cpu() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("ask for the time used");
     usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
 }
 
@@ -140,6 +144,19 @@ fn services_are_reached_kept_over_a_restart_and_an_upgrade_and_removed() {
     });
 }
 
+/// Bytes of each map, as the kernel counts them.
+fn memory(dir: &PinDir) -> Vec<(&'static str, u64)> {
+    let bytes = |name: &str| {
+        let map = MapFd::open(&dir.map(name)).expect("open a map");
+        let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
+        let info = std::fs::read_to_string(path).expect("read what it takes");
+        let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        line.and_then(|bytes| bytes.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    maps::ALL.iter().map(|name| (*name, bytes(name))).collect()
+}
+
 #[test]
 fn ten_thousand_services_with_ten_endpoints_take_little_time() {
     let world = World::new();
@@ -149,6 +166,7 @@ fn ten_thousand_services_with_ten_endpoints_take_little_time() {
         let attachment = timed("load", || load(&options).unwrap().attachment);
         timed("load again", || load(&options).unwrap());
         let node = Node::open(&root, attachment).unwrap();
+        let empty = memory(&PinDir::current(&root));
         let wanted = services(10_000, 10);
         let mut kernel = timed("open, empty", || node.balancer().unwrap());
         let steps = Services::default().steps_to(&wanted);
@@ -156,6 +174,9 @@ fn ten_thousand_services_with_ten_endpoints_take_little_time() {
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
         let observed = timed("observe", || kernel.observe().unwrap());
         assert_eq!(timed("difference", || difference(&observed, &wanted)), []);
+        for ((name, empty), (_, full)) in empty.iter().zip(memory(&PinDir::current(&root))) {
+            eprintln!("{name}: {empty} bytes empty, {full} with 10,000 x 10");
+        }
         let one = balancer(77, 1..10, FrontendKind::ClusterIp);
         let change = [watari_tables::ServicesChange::Set(name(77), one)];
         let applied = timed("one endpoint", || kernel.apply(&change, 1));
