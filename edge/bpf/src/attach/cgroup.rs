@@ -98,16 +98,19 @@ impl SocketHooks {
     ) -> Result<(), BpfError> {
         let pin = self.dir.socket_link(hook);
         let what = || format!("attach {} at {}", hook.program(), cgroup.path.display());
-        let there = CgroupLink::open(&pin).ok().filter(|link| {
+        let there = CgroupLink::open(&pin).ok();
+        let is_right = |link: &&CgroupLink| {
             let info = link.info();
             info.is_ok_and(|info| info.cgroup == cgroup.id && info.attach == hook as u32)
-        });
-        if let Some(link) = there {
+        };
+        if let Some(link) = there.as_ref().filter(is_right) {
             return link.update(program).doing(what);
         }
         let new = CgroupLink::create(program, cgroup.directory.as_fd(), hook).doing(what)?;
-        // The last reference to the one before detaches it.
-        pin_over(&new, &pin)
+        pin_over(&new, &pin)?;
+        // For a moment both are there: the second finds what the first has chosen, which is no
+        // Service's.
+        there.map_or(Ok(()), |link| detached(&link, hook))
     }
 
     /// What is attached, and the links that are attached nowhere any more.
@@ -130,10 +133,22 @@ impl SocketHooks {
 
     /// Takes all off their cgroup.
     pub fn detach(&self) -> Result<(), BpfError> {
-        ORDER
-            .iter()
-            .rev()
-            .try_for_each(|hook| unpin(&self.dir.socket_link(*hook)))
+        for hook in ORDER.into_iter().rev() {
+            let pin = self.dir.socket_link(hook);
+            if let Ok(link) = CgroupLink::open(&pin) {
+                detached(&link, hook)?;
+            }
+            unpin(&pin)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a link's program off; well if its cgroup is gone.
+fn detached(link: &CgroupLink, hook: SocketHook) -> Result<(), BpfError> {
+    match link.detach() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        other => other.doing(|| format!("detach {}", hook.program())),
     }
 }
 

@@ -5,7 +5,7 @@ use watari_abi::SocketHook;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::object::{Pinned, ProgramFd, info, raw, update_link};
-use super::{bpf_fd, command, wrong_length};
+use super::{bpf, bpf_fd, command, wrong_length};
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -19,6 +19,12 @@ struct LinkAttr {
     cgroup: u32,
     attach: u32,
     flags: u32,
+}
+
+#[derive(FromZeros)]
+#[repr(C)]
+struct DetachAttr {
+    link: u32,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -81,6 +87,15 @@ impl CgroupLink {
     /// Puts another program in the place of this one; each call meets one of them.
     pub fn update(&self, program: &ProgramFd) -> io::Result<()> {
         update_link(self.as_fd(), program)
+    }
+
+    /// Takes the program off at once (Linux 5.9): after the last reference is gone the kernel does so
+    /// too, only some time later.
+    pub fn detach(&self) -> io::Result<()> {
+        let mut attr = DetachAttr::new_zeroed();
+        attr.link = raw(self.as_fd());
+        // SAFETY: the attribute holds no address.
+        unsafe { bpf(command::LINK_DETACH, &mut attr) }.map(drop)
     }
 
     /// Describes it.

@@ -37,6 +37,7 @@ mod command {
     pub const MAP_DELETE_BATCH: u32 = 27;
     pub const LINK_CREATE: u32 = 28;
     pub const LINK_UPDATE: u32 = 29;
+    pub const LINK_DETACH: u32 = 34;
 }
 
 /// `ENOTSUPP`, which is no error number of user space, but comes from map types without batches.

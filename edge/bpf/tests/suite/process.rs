@@ -226,7 +226,7 @@ fn ask_often(times: usize, to: SocketAddr) -> io::Result<String> {
 /// Nanoseconds that a call takes: the least of some rounds.
 fn time(times: u32, mut call: impl FnMut() -> io::Result<()>) -> io::Result<String> {
     let mut least = u64::MAX;
-    for _ in 0..10 {
+    for _ in 0..40 {
         let begun = Instant::now();
         for _ in 0..times {
             call()?;
