@@ -2,8 +2,8 @@
 //!
 //! [`Compiler`] takes Services, `EndpointSlices` and this node as they come and go, and says what
 //! changes in the node's load-balancer tables; the result is the same in whatever order they came.
-//! [`derive`] makes the `EndpointSlices` of Services with a selector from pods, as the control plane
-//! does. [`ring`] is Maglev's table.
+//! [`derive()`] makes the `EndpointSlices` of Services with a selector from pods, as the control plane
+//! does. [`ring()`] is Maglev's table.
 
 mod balancer;
 mod choose;
