@@ -7,8 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use watari_abi::{Counter, Reason};
-use watari_bpf::{Attachment, Clients, Map, PinDir, netns_cookie};
-use watari_model::EndpointSlice;
+use watari_bpf::balance::Departed;
+use watari_bpf::{Attachment, Clients, Datapath as _, Map, PinDir, netns_cookie};
+use watari_model::{EndpointSlice, Protocol};
+use watari_netlink::{Sockets, Transport};
 use watari_services::Compiler;
 use watari_testkit::Netns;
 
@@ -221,8 +223,60 @@ impl Cluster {
         std::mem::take(&mut self.balancers)
     }
 
-    /// Ends what is connected to backends that are gone, as an agent does.
-    pub fn end(&self, _left: &[Left]) {}
+    /// Ends what is connected to backends that are gone, as an agent does: connections are
+    /// forgotten, and sockets are told.
+    ///
+    /// # Panics
+    /// When a node cannot.
+    pub fn end(&self, left: &[Left]) {
+        for node in 0..self.bed.nodes.len() {
+            let gone = left.iter().filter(|left| left.node == node && !left.drains);
+            let gone: Vec<Departed> = gone.map(|left| left.departed).collect();
+            if !gone.is_empty() {
+                let ended = self.end_at(node, &gone);
+                ended.unwrap_or_else(|error| panic!("node {node} cannot end {gone:?}: {error:#}"));
+            }
+        }
+    }
+
+    fn end_at(&self, node: usize, gone: &[Departed]) -> Result<()> {
+        let (place, root) = (&self.bed.nodes[node], self.datapaths.root(node));
+        let attachment = self.loading.attachment;
+        let ended = place.netns.enter(|| -> Result<_> {
+            Ok(watari_bpf::Node::open(root, attachment)?.end(gone)?)
+        })?;
+        let mut wanted: BTreeMap<Transport, BTreeMap<u64, SocketAddr>> = BTreeMap::new();
+        for (key, service) in ended.sockets {
+            let mut of = gone.iter();
+            let of = of.find(|of| {
+                let same = (of.service, of.backend) == (service.service, service.backend);
+                same && of.protocol.number() == key.protocol
+            });
+            let Some(mut peer) = of.map(|of| of.at) else {
+                continue;
+            };
+            if peer.port() == 0 {
+                peer.set_port(u16::from_be(service.port));
+            }
+            let transport = if key.protocol == Protocol::Tcp.number() {
+                Transport::Tcp
+            } else {
+                Transport::Udp
+            };
+            wanted.entry(transport).or_default().insert(key.cookie, peer);
+        }
+        let pods = place.pods.iter().map(|pod| &pod.netns);
+        for netns in pods.chain([&place.netns]).filter(|_| !wanted.is_empty()) {
+            netns.enter(|| -> Result<()> {
+                let mut sockets = Sockets::open()?;
+                for (transport, cookies) in &wanted {
+                    sockets.end_all(*transport, cookies)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
 
     /// There is no Service at all; the ranges of cluster addresses stay.
     pub fn forget_all(&mut self) {
