@@ -326,3 +326,27 @@ fn what_the_node_is_told_leaves_the_rest_as_it_is() {
     reach(&mut balancer, &Services::default(), 0);
     assert_eq!(config.stretch(0, 1).unwrap()[0].flags, config_flags::QUIET);
 }
+
+/// A program that read a frontend before it was written looks into the set that it had: nobody is in there
+/// who is behind neither of its choices.
+#[test]
+fn a_set_that_somebody_leaves_gets_no_new_members() {
+    let memory = Memory::default();
+    let mut balancer = Balancer::open(&memory).unwrap();
+    let before = Shape {
+        kinds: 2,
+        ..plain([1])
+    };
+    reach(&mut balancer, &one(&before), 0);
+    memory.take_journal();
+    // Clients outside are left nobody, and those inside another one.
+    let after = Shape {
+        external_local: true,
+        kinds: 2,
+        ..plain([2])
+    };
+    reach(&mut balancer, &one(&after), 0);
+    let set = u32::to_ne_bytes(1).to_vec();
+    let touched = |(table, key, _): &Write| *table == maps::SETS && *key == set;
+    assert!(!memory.take_journal().iter().any(touched));
+}
