@@ -96,6 +96,7 @@ fn frames(place: &Place, mut bytes: &[u8]) -> Vec<(Hook, Input)> {
                 segment: if bits & 2 == 0 { 0 } else { 1448 },
                 tagged: bits & 4 != 0,
                 for_this_host: bits & 8 == 0,
+                cookie: 0,
             },
         ));
         bytes = after;

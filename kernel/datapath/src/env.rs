@@ -8,6 +8,7 @@ use watari_wire::Frame;
 
 use crate::Step;
 use crate::packet::Packet;
+use crate::quote;
 use crate::service::{self, Known, ServiceTables, Whose};
 use crate::track::{self, Way};
 use crate::translate;
@@ -220,6 +221,15 @@ pub trait Env: Frame + ServiceTables {
         Self: Sized,
     {
         service::answer(self, packet)
+    }
+
+    /// Gives an ICMP error the ends that its receiver knows.
+    #[inline(always)]
+    fn error(&mut self, packet: &mut Packet) -> Way
+    where
+        Self: Sized,
+    {
+        quote::error(self, packet)
     }
 
     /// Takes the alias of the packet's connection to where that was taken.

@@ -2,7 +2,6 @@ use watari_abi::{Address, Counter, Hook, Reason, StackPort, config_flags};
 use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 
 use crate::packet::{Packet, Part};
-use crate::quote::error;
 use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
 use crate::service::{serve, visit};
 use crate::state::{STACK_PORT, STACK_PORT_REFRESH, is_recent};
@@ -261,9 +260,19 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
 /// An ICMP error, and on to whom it is for.
 #[inline(always)]
 fn error_on<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    match error(env, packet) {
-        End::Pass => seek_and_send(env, packet),
-        end => end,
+    match env.error(packet) {
+        Way::Direct => seek_and_send(env, packet),
+        Way::Drop => End::Drop,
+        _ => End::Stack,
+    }
+}
+
+/// An ICMP error, which goes on where it is.
+#[inline(always)]
+fn error_here<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+    match env.error(packet) {
+        Way::Drop => End::Drop,
+        _ => End::Pass,
     }
 }
 
@@ -352,7 +361,7 @@ fn depart<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     };
     match read {
         Read::Tracked => {}
-        Read::Error => return error(env, packet),
+        Read::Error => return error_here(env, packet),
         Read::Untracked | Read::Stack | Read::Refused => return End::Pass,
     }
     match visit(env, packet) {
@@ -386,10 +395,7 @@ fn arrive<E: Env>(env: &mut E, packet: &mut Packet) -> End {
             Way::Translated => translate_here(env, packet),
             _ => End::Pass,
         },
-        Read::Error => match error(env, packet) {
-            End::Drop => End::Drop,
-            _ => End::Pass,
-        },
+        Read::Error => error_here(env, packet),
         Read::Refused => End::Drop,
         _ => End::Pass,
     }
@@ -497,8 +503,15 @@ fn enter_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
         }
     }
     packet.now = env.now();
-    attempt!(packet, packet.read::<F, E>(env, &header));
-    sort(packet)
+    match packet.read::<F, E>(env, &header) {
+        Ok(()) => sort(packet),
+        // What is wrong with the node's own packets is the stack's to say.
+        Err(_) if !packet.local => Read::Stack,
+        Err(reason) => {
+            packet.reason = reason as u16;
+            Read::Refused
+        }
+    }
 }
 
 /// Reads what the node itself sends.

@@ -18,7 +18,7 @@ pub mod desk;
 mod env;
 mod hooks;
 mod packet;
-mod quote;
+pub mod quote;
 mod send;
 pub mod service;
 pub mod socket;

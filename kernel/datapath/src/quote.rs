@@ -4,16 +4,15 @@ use watari_abi::{Flow, Hook, Translation, Tuple, flags};
 use watari_wire::{Family, V4, V6, icmp};
 
 use crate::packet::Packet;
-use crate::send::{End, refuse};
 use crate::service::is_near;
-use crate::track::{find, flow_of};
+use crate::track::{Way, find, flow_of};
 use crate::translate::rewrite_error;
 use crate::{Entry, Env, Step};
 
 /// An ICMP error goes the way of the connection whose packet it quotes; the stack has those about
-/// anything else. [`End::Pass`]: it goes on to whom it is for. A function of its own in the object: few packets need it.
-#[inline(never)]
-pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+/// anything else.
+#[inline(always)]
+pub fn error<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     if packet.tuple.destination.is_mapped() {
         about::<V4, E>(env, packet)
     } else {
@@ -22,15 +21,15 @@ pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
 }
 
 #[inline(always)]
-fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
+fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     let at = packet.transport + icmp::HEADER;
     let Some(entry) = quote::<F, E>(env, packet, at) else {
         env.step(Step::Untracked);
-        return End::Stack;
+        return Way::Stack;
     };
     let bits = entry.flags();
     if bits & flags::VIA_STACK != 0 {
-        return End::Stack;
+        return Way::Stack;
     }
     let flow = flow_of(bits, packet.quoted.side);
     let translation = entry.translation();
@@ -39,7 +38,7 @@ fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let done = if bits & flags::ALIAS != 0 {
         // About an answer that was translated back.
         if flow == Flow::Original || !leads(env, packet, &believed) {
-            return End::Stack;
+            return Way::Stack;
         }
         rewrite_error::<F, E>(env, packet, &believed.reversed(), at)
     } else if Translation::rewrites(translation.kind) && flow == Flow::Original {
@@ -49,10 +48,11 @@ fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
         Ok(())
     };
     if let Err(reason) = done {
-        return refuse(packet, reason);
+        packet.reason = reason as u16;
+        return Way::Drop;
     }
     packet.beyond |= bits & flags::ALIAS != 0 && packet.hook == Hook::FromUplink as u8;
-    End::Pass
+    Way::Direct
 }
 
 /// Whether an alias still leads to a connection of its own.
@@ -73,5 +73,7 @@ fn quote<F: Family, E: Env>(env: &mut E, packet: &mut Packet, at: u32) -> Option
     if packet.quoted.tuple.source != packet.tuple.destination {
         return None;
     }
-    find(env, &packet.quoted.key, packet.now)
+    // On the stack: of a function of its own in the kernel no other memory is a key.
+    let key = packet.quoted.key;
+    find(env, &key, packet.now)
 }

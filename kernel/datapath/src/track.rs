@@ -179,16 +179,7 @@ fn pass<S: Spot, E: Env>(
     let mut bits = entry.flags();
     let flow = flow_of(bits, packet.side);
     if bits & flags::ALIAS != 0 {
-        if matches!(S::HOOK, Hook::ToPod) || flow == Flow::Reply {
-            return Some(Way::Stack);
-        }
-        packet.to = entry.translation().tuple(packet.key.protocol);
-        packet.plan.replaces = table == Table::Established;
-        env.step(Step::Alias {
-            near: packet.tuple,
-            far: packet.to,
-        });
-        return Some(Way::Alias);
+        return Some(by_alias::<S, E>(env, packet, entry, table, flow));
     }
     env.step(Step::Connection {
         key: packet.key,
@@ -244,6 +235,27 @@ fn pass<S: Spot, E: Env>(
     } else {
         Way::Direct
     })
+}
+
+/// The way of a packet whose sender knows its connection by another tuple.
+#[inline(always)]
+fn by_alias<S: Spot, E: Env>(
+    env: &mut E,
+    packet: &mut Packet,
+    entry: &E::Entry,
+    table: Table,
+    flow: Flow,
+) -> Way {
+    if matches!(S::HOOK, Hook::ToPod) || flow == Flow::Reply {
+        return Way::Stack;
+    }
+    packet.to = entry.translation().tuple(packet.key.protocol);
+    packet.plan.replaces = table == Table::Established;
+    env.step(Step::Alias {
+        near: packet.tuple,
+        far: packet.to,
+    });
+    Way::Alias
 }
 
 /// The stack delivers what opens a direct connection without a handshake: a sender uses one port

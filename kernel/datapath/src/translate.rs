@@ -89,7 +89,12 @@ fn ports<F: Family, E: Env>(
                         return Ok(());
                     }
                     env.correct(at + offset, port_change(from, to), false, optional)?;
-                    env.store(at, port_words(to))
+                    let fixed = ETHERNET + F::HEADER;
+                    if at == fixed {
+                        env.store_fixed(fixed, port_words(to))
+                    } else {
+                        env.store(at, port_words(to))
+                    }
                 })
         }
         Kind::Sctp if moved && (packet.part != Part::Whole || !env.turn_sctp(packet)) => {

@@ -6,7 +6,7 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::__sk_buff;
 use watari_datapath::service::{self, Known, Whose};
-use watari_datapath::{Packet, Way, track, translate};
+use watari_datapath::{Packet, Way, quote, track, translate};
 
 use crate::maps::REFUSALS;
 use crate::tc::Tc;
@@ -63,6 +63,7 @@ functions! {
     watari_begin = service::begin, Way::Drop;
     watari_is_free = service::is_free, false;
     watari_answer = service::answer, false;
+    watari_error = quote::error, Way::Stack;
     watari_move_alias = track::move_alias, false;
     watari_turn = translate::turn, false;
     watari_turn_sctp = translate::turn_sctp, false;

@@ -269,6 +269,11 @@ impl Env for Tc {
     }
 
     #[inline(always)]
+    fn error(&mut self, packet: &mut Packet) -> Way {
+        Way::of(balance::watari_error(self.skb, packet))
+    }
+
+    #[inline(always)]
     fn move_alias(&mut self, packet: &mut Packet) -> bool {
         balance::watari_move_alias(self.skb, packet) != 0
     }

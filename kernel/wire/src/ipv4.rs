@@ -147,9 +147,18 @@ impl Family for V4 {
             .minus32(word(&from.destination))
             .plus32(word(&to.source))
             .plus32(word(&to.destination));
-        let checksum: u16 = frame.load(offset + CHECKSUM).ok_or(Refused)?;
-        frame.store(offset + CHECKSUM, change.correct(checksum))?;
-        frame.store(offset + SOURCE, [word(&to.source), word(&to.destination)])?;
+        let words = [word(&to.source), word(&to.destination)];
+        // The packet's own header is where it always is: the cheap way.
+        if offset == ETHERNET {
+            let place = ETHERNET + CHECKSUM;
+            let checksum: u16 = frame.fixed(place).ok_or(Refused)?;
+            frame.store_fixed(place, change.correct(checksum))?;
+            frame.store_fixed(ETHERNET + SOURCE, words)?;
+        } else {
+            let checksum: u16 = frame.load(offset + CHECKSUM).ok_or(Refused)?;
+            frame.store(offset + CHECKSUM, change.correct(checksum))?;
+            frame.store(offset + SOURCE, words)?;
+        }
         Ok(change)
     }
 

@@ -136,8 +136,14 @@ impl Family for V6 {
     ) -> Result<Sum, Refused> {
         let less = minus(minus(Sum::ZERO, &from.source), &from.destination);
         let change = plus(plus(less, &to.source), &to.destination);
-        frame.store(offset + SOURCE, to.source.words)?;
-        frame.store(offset + SOURCE + 16, to.destination.words)?;
+        // The packet's own header is where it always is: the cheap way.
+        if offset == ETHERNET {
+            frame.store_fixed(ETHERNET + SOURCE, to.source.words)?;
+            frame.store_fixed(ETHERNET + SOURCE + 16, to.destination.words)?;
+        } else {
+            frame.store(offset + SOURCE, to.source.words)?;
+            frame.store(offset + SOURCE + 16, to.destination.words)?;
+        }
         Ok(change)
     }
 

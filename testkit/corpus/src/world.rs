@@ -84,6 +84,7 @@ pub struct Services {
 
 impl Services {
     /// `sets` and `slots`.
+    #[allow(clippy::type_complexity, reason = "the entries of two tables")]
     pub fn stretches(&self) -> (Vec<(u32, Set)>, Vec<(u32, u32)>) {
         let (mut sets, mut slots) = (Vec::new(), Vec::new());
         let mut base = 0;

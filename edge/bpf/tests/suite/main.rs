@@ -12,6 +12,7 @@ mod node;
 mod object;
 mod process;
 mod reuse;
+mod services;
 mod sockets;
 mod traffic;
 mod world;
