@@ -176,7 +176,10 @@ fn what_is_full_is_named_and_the_rest_goes_on() {
         words.contains("the map slots is full") && words.contains("--service-slots"),
         "{words}"
     );
-    // A table of Maglev that finds no room is told; the Service works without.
+}
+
+#[test]
+fn a_table_of_maglev_that_finds_no_room_is_told_and_the_service_works_without() {
     let memory = Memory::default();
     memory.resize(maps::SLOTS, 64);
     let mut balancer = Balancer::open(&memory).unwrap();
@@ -322,4 +325,28 @@ fn what_the_node_is_told_leaves_the_rest_as_it_is() {
         .unwrap();
     reach(&mut balancer, &Services::default(), 0);
     assert_eq!(config.stretch(0, 1).unwrap()[0].flags, config_flags::QUIET);
+}
+
+/// A program that read a frontend before it was written looks into the set that it had: nobody is in there
+/// who is behind neither of its choices.
+#[test]
+fn a_set_that_somebody_leaves_gets_no_new_members() {
+    let memory = Memory::default();
+    let mut balancer = Balancer::open(&memory).unwrap();
+    let before = Shape {
+        kinds: 2,
+        ..plain([1])
+    };
+    reach(&mut balancer, &one(&before), 0);
+    memory.take_journal();
+    // Clients outside are left nobody, and those inside another one.
+    let after = Shape {
+        external_local: true,
+        kinds: 2,
+        ..plain([2])
+    };
+    reach(&mut balancer, &one(&after), 0);
+    let set = u32::to_ne_bytes(1).to_vec();
+    let touched = |(table, key, _): &Write| *table == maps::SETS && *key == set;
+    assert!(!memory.take_journal().iter().any(touched));
 }

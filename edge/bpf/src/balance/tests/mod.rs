@@ -83,6 +83,11 @@ fn backends(service: u8, members: BTreeMap<u8, u8>, drops_when_empty: bool) -> B
     }
 }
 
+fn networks(sources: &BTreeSet<u8>) -> BTreeSet<ipnet::IpNet> {
+    let net = |n: &u8| ipnet::IpNet::new(IpAddr::from([192, 168, *n, 0]), 24).unwrap();
+    sources.iter().map(net).collect()
+}
+
 fn wanted(service: u8, shape: &Shape) -> Wanted {
     let of = |local: bool| {
         let chosen = shape
@@ -128,10 +133,6 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
             );
         }
     }
-    let sources = shape.sources.as_ref().map(|sources| {
-        let net = |n: &u8| ipnet::IpNet::new(IpAddr::from([192, 168, *n, 0]), 24).unwrap();
-        sources.iter().map(net).collect()
-    });
     Wanted {
         protocol: if service % 3 == 2 {
             Protocol::Udp
@@ -144,7 +145,7 @@ fn wanted(service: u8, shape: &Shape) -> Wanted {
         outside: of(shape.external_local),
         keeps_source: shape.external_local,
         affinity: shape.affinity,
-        source_ranges: sources,
+        source_ranges: shape.sources.as_ref().map(networks),
         least_connections: shape.least,
         direct_return: false,
     }
