@@ -6,6 +6,7 @@ use watari_model::Protocol;
 use watari_testbed::said::{Said, end};
 use watari_testbed::witness::{LONGEST, Talk};
 use watari_testbed::{Cluster, WAYS, Way, Who};
+use watari_testkit::Netns;
 
 use super::{PROTOCOLS, at, behind_a_narrow_link, open, past_the_routes};
 use crate::FAMILIES;
@@ -74,6 +75,8 @@ fn a_narrow_link_far_away_is_found_out() {
         for v6 in FAMILIES {
             for (who, way, to) in ways(cluster, 1, 0, v6) {
                 for protocol in PROTOCOLS {
+                    // A server that knows would ask for shorter segments at once.
+                    forget(&cluster.pod(1, 0).netns);
                     passes(cluster, who, way, protocol, to);
                     if way == Way::Packet {
                         knows(cluster, who, to);
@@ -116,6 +119,10 @@ fn knows(cluster: &Cluster, who: Who, to: SocketAddr) {
     };
     let known = netns.run(&["ip", "route", "get", &to.ip().to_string()]);
     assert!(known.contains("mtu 1400"), "{who:?} to {to}: {known}");
+    forget(netns);
+}
+
+fn forget(netns: &Netns) {
     netns.run(&["ip", "route", "flush", "cache"]);
     netns.run(&["ip", "-6", "route", "flush", "cache"]);
 }
