@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 
@@ -6,7 +6,6 @@ use ipnet::IpNet;
 use watari_abi::{Address, Frontend as Entry, FrontendKey, PortRangeKey, SourceRangeKey};
 use watari_tables::{Balancer, BalancerName, FrontendKind, Others, ServicesChange};
 
-use super::maglev;
 use super::numbers::QUARANTINE;
 use super::plan::Plan;
 use super::sets::{Class, Edited, Fit, Share, When, assign, classes, edit, fit};
@@ -304,7 +303,7 @@ impl Planner<'_> {
                 return;
             }
         }
-        let order = Stretch::order_for(maglev::size(members));
+        let order = Stretch::order_for(ring_size(members));
         let got = self.take_stretch(name, order).and_then(|stretch| {
             taken.stretches.push(stretch);
             match old.map_or(0, |record| record.ring) {
@@ -455,7 +454,7 @@ impl Planner<'_> {
         };
         let (ring, outside) = (record.ring, record.roles[Role::Outside as usize]);
         let members = super::rebuild::members(self.shadow, outside);
-        let size = maglev::size(members.len());
+        let size = ring_size(members.len());
         if ring == 0 || members.len() < 2 {
             return Ok(());
         }
@@ -471,11 +470,18 @@ impl Planner<'_> {
 
 /// Maglev's table of these members, by their numbers.
 pub(super) fn ring_of(shadow: &Shadow, members: &words::Members) -> Vec<u32> {
-    let numbers: Vec<u32> = shares(members)
-        .map(|(at, _)| shadow.numbers.number(at).unwrap_or(0))
+    let members: BTreeMap<_, _> = shares(members).collect();
+    let numbers: Vec<u32> = members
+        .keys()
+        .map(|at| shadow.numbers.number(*at).unwrap_or(0))
         .collect();
-    let table = maglev::ring(members).into_iter();
+    let table = watari_services::ring(&members).into_iter();
     table.map(|at| numbers[at as usize]).collect()
+}
+
+/// Entries of their table: a prime below 2^16.
+fn ring_size(members: usize) -> u32 {
+    count(watari_services::ring_size(members))
 }
 
 fn count(all: usize) -> u32 {

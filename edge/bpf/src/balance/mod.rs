@@ -14,7 +14,6 @@ mod change;
 mod commit;
 mod describe;
 mod layer;
-mod maglev;
 mod memory;
 mod numbers;
 mod observe;
