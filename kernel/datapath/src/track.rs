@@ -49,7 +49,7 @@ pub enum Way {
     Drop = 3,
     /// Back to its sender, as an answer that refuses it.
     Refuse = 4,
-    /// Its sender knows its connection by another tuple: [`Packet::to`] is where it is.
+    /// Its sender knows its connection by another tuple: `Packet::to` is where it is.
     Alias = 5,
     /// It begins a connection, and is for no pod: Services have to be asked.
     Beyond = 6,

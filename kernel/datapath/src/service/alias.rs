@@ -12,7 +12,7 @@ use crate::{Entry, Env, Step, Table};
 
 use crate::state::Next;
 
-/// Goes to the connection that an alias leads to: [`Packet::to`] is its tuple. Counts the packet
+/// Goes to the connection that an alias leads to: `Packet::to` is its tuple. Counts the packet
 /// there, and takes it to its next state. False: that is no such connection any more, or the packet
 /// begins another.
 #[inline(always)]
@@ -94,9 +94,9 @@ fn advance<const REPLY: bool, E: Env>(
 pub enum Known {
     /// It is of no translated connection.
     Nothing = 0,
-    /// It is an answer: [`Packet::to`] is what it becomes.
+    /// It is an answer: `Packet::to` is what it becomes.
     Answer = 1,
-    /// An alias leads to its connection: [`Packet::to`] is where.
+    /// An alias leads to its connection: `Packet::to` is where.
     Alias = 2,
 }
 
