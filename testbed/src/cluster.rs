@@ -346,11 +346,13 @@ impl Cluster {
         dropped.expect("read the drops").0
     }
 
-    /// All that the nodes have dropped since [`Cluster::mark`].
+    /// All that the nodes have dropped since [`Cluster::mark`]; but for what is sent to a Service
+    /// that is gone, by connections that are about to end.
     pub fn drops(&mut self) -> Vec<(usize, &'static str, u64)> {
         let mut all = Vec::new();
         for node in 0..self.bed.nodes.len() {
-            for reason in Reason::ALL {
+            let reasons = Reason::ALL.iter();
+            for reason in reasons.filter(|reason| **reason != Reason::UnallocatedService) {
                 let name = reason.name();
                 let before = self.before.get(&(node, name)).copied().unwrap_or(0);
                 let packets = self.dropped(node, *reason) - before;

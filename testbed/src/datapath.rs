@@ -1,6 +1,7 @@
 //! The datapath on the nodes of a bed.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,6 +14,8 @@ use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 use crate::bed::{Bed, Node, UPLINK};
 use crate::cgroup::Cgroup;
 
+/// How long a kernel may take to let go of a link.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for all that a bed has.
 const ALL: usize = 1000;
 
@@ -100,7 +103,15 @@ impl Datapaths {
             let root = &self.roots[number];
             self.nodes[number] = node.netns.enter(|| -> Result<_> {
                 let mut node = watari_bpf::Node::open(root, attachment)?;
-                node.promote(ALL)?;
+                let end = Instant::now() + PATIENCE;
+                // A link that was let go is gone some time later; until then its place is taken.
+                loop {
+                    match node.promote(ALL) {
+                        Err(error) if Instant::now() > end => return Err(error.into()),
+                        Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                        Ok(_) => break,
+                    }
+                }
                 ensure!(
                     node.observe()?.to_promote == 0,
                     "something is attached otherwise"
