@@ -1,7 +1,6 @@
 //! The datapath on the nodes of a bed.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -14,8 +13,6 @@ use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 use crate::bed::{Bed, Node, UPLINK};
 use crate::cgroup::Cgroup;
 
-/// How long a kernel may take to let go of a link.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for all that a bed has.
 const ALL: usize = 1000;
 
@@ -95,31 +92,6 @@ impl Datapaths {
             all.roots.push(root);
         }
         Ok(all)
-    }
-
-    /// Attaches everything by this kind, whatever was before.
-    pub fn reattach(&mut self, bed: &Bed, attachment: Attachment) -> Result<()> {
-        for (number, node) in bed.nodes.iter().enumerate() {
-            let root = &self.roots[number];
-            self.nodes[number] = node.netns.enter(|| -> Result<_> {
-                let mut node = watari_bpf::Node::open(root, attachment)?;
-                let end = Instant::now() + PATIENCE;
-                // A link that was let go is gone some time later; until then its place is taken.
-                loop {
-                    match node.promote(ALL) {
-                        Err(error) if Instant::now() > end => return Err(error.into()),
-                        Err(_) => std::thread::sleep(Duration::from_millis(5)),
-                        Ok(_) => break,
-                    }
-                }
-                ensure!(
-                    node.observe()?.to_promote == 0,
-                    "something is attached otherwise"
-                );
-                Ok(node)
-            })?;
-        }
-        Ok(())
     }
 
     /// Loads a node's programs anew, over the tables that are there, as another build's agent does.
