@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use watari_abi::{Counter, Reason, StackPort, maps};
+use watari_abi::{Connection, ConnectionKey, Counter, Reason, StackPort, maps};
 use watari_bpf::balance::Departed;
 use watari_bpf::{Clients, Datapath as _, Map, PinDir, netns_cookie};
 use watari_model::{EndpointSlice, Protocol};
@@ -296,7 +296,7 @@ impl Cluster {
     /// Forgets what another test has left. Servers end their connections: a client that was told of
     /// the end of a Service may not have told them. No pod has used a port by the stack: else the
     /// stack would get the packets of others to the same port for some minutes, which go nowhere
-    /// where it has no routes.
+    /// where it has no routes; and so it would those of a connection that was picked up after its end.
     pub fn forget_traces(&mut self) -> Result<()> {
         for node in 0..self.bed.nodes.len() {
             for pod in 0..self.bed.nodes[node].pods.len() {
@@ -306,6 +306,12 @@ impl Cluster {
             let map = self.map::<StackPort, u64>(node, maps::STACK_PORTS)?;
             for (key, _) in map.entries()? {
                 map.remove(&key)?;
+            }
+            for table in [maps::ESTABLISHED, maps::TRANSIENT] {
+                let map = self.map::<ConnectionKey, Connection>(node, table)?;
+                for (key, _) in map.entries()? {
+                    map.remove(&key)?;
+                }
             }
         }
         Ok(())
