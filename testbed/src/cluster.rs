@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use watari_abi::{Counter, Reason, StackPort, maps};
+use watari_abi::{Connection, ConnectionKey, Counter, Reason, StackPort, maps};
 use watari_bpf::balance::Departed;
-use watari_bpf::{Attachment, Clients, Datapath as _, Map, PinDir, netns_cookie};
+use watari_bpf::{Clients, Datapath as _, Map, PinDir, netns_cookie};
 use watari_model::{EndpointSlice, Protocol};
 use watari_netlink::{Sockets, Transport};
 use watari_services::Compiler;
@@ -223,11 +223,6 @@ impl Cluster {
         std::mem::take(&mut self.balancers)
     }
 
-    /// Gives back what was taken.
-    pub fn put_balancers(&mut self, balancers: Balancers) {
-        self.balancers = balancers;
-    }
-
     /// Ends what is connected to backends that are gone, as an agent does: connections are
     /// forgotten, and sockets are told.
     ///
@@ -298,14 +293,25 @@ impl Cluster {
         });
     }
 
-    /// No pod has used a port by the stack: what processes of a node and somebody outside have said
-    /// to pods is forgotten, else the stack would get the packets of others to the same port for
-    /// some minutes, which go nowhere where it has no routes.
-    pub fn forget_stack_ports(&self) -> Result<()> {
+    /// Forgets what another test has left. Servers end their connections: a client that was told of
+    /// the end of a Service may not have told them. No pod has used a port by the stack: else the
+    /// stack would get the packets of others to the same port for some minutes, which go nowhere
+    /// where it has no routes; and so it would those of a connection that was picked up after its end.
+    pub fn forget_traces(&mut self) -> Result<()> {
         for node in 0..self.bed.nodes.len() {
+            for pod in 0..self.bed.nodes[node].pods.len() {
+                self.stop(node, pod);
+                self.start(node, pod)?;
+            }
             let map = self.map::<StackPort, u64>(node, maps::STACK_PORTS)?;
             for (key, _) in map.entries()? {
                 map.remove(&key)?;
+            }
+            for table in [maps::ESTABLISHED, maps::TRANSIENT] {
+                let map = self.map::<ConnectionKey, Connection>(node, table)?;
+                for (key, _) in map.entries()? {
+                    map.remove(&key)?;
+                }
             }
         }
         Ok(())
@@ -346,11 +352,13 @@ impl Cluster {
         dropped.expect("read the drops").0
     }
 
-    /// All that the nodes have dropped since [`Cluster::mark`].
+    /// All that the nodes have dropped since [`Cluster::mark`]; but for what is sent to a Service
+    /// that is gone, by connections that are about to end.
     pub fn drops(&mut self) -> Vec<(usize, &'static str, u64)> {
         let mut all = Vec::new();
         for node in 0..self.bed.nodes.len() {
-            for reason in Reason::ALL {
+            let reasons = Reason::ALL.iter();
+            for reason in reasons.filter(|reason| **reason != Reason::UnallocatedService) {
                 let name = reason.name();
                 let before = self.before.get(&(node, name)).copied().unwrap_or(0);
                 let packets = self.dropped(node, *reason) - before;
@@ -369,11 +377,6 @@ impl Cluster {
         self.before = all
             .map(|(node, name, count)| ((node, name), count))
             .collect();
-    }
-
-    /// Attaches the programs by the other kind.
-    pub fn reattach(&mut self, attachment: Attachment) -> Result<()> {
-        self.datapaths.reattach(&self.bed, attachment)
     }
 
     /// Loads the programs anew on a node, as a restarted agent of another build does, and takes the

@@ -94,23 +94,6 @@ impl Datapaths {
         Ok(all)
     }
 
-    /// Attaches everything by this kind, whatever was before.
-    pub fn reattach(&mut self, bed: &Bed, attachment: Attachment) -> Result<()> {
-        for (number, node) in bed.nodes.iter().enumerate() {
-            let root = &self.roots[number];
-            self.nodes[number] = node.netns.enter(|| -> Result<_> {
-                let mut node = watari_bpf::Node::open(root, attachment)?;
-                node.promote(ALL)?;
-                ensure!(
-                    node.observe()?.to_promote == 0,
-                    "something is attached otherwise"
-                );
-                Ok(node)
-            })?;
-        }
-        Ok(())
-    }
-
     /// Loads a node's programs anew, over the tables that are there, as another build's agent does.
     pub fn reload(&mut self, bed: &Bed, node: usize, loading: Loading) -> Result<()> {
         let root = &self.roots[node];

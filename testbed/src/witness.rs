@@ -74,7 +74,7 @@ impl Witness {
             for address in addresses {
                 for port in ports {
                     let at = SocketAddr::new(*address, *port);
-                    let listener = TcpListener::bind(at);
+                    let listener = bind(at);
                     let listener = listener.with_context(|| format!("cannot listen on {at}"))?;
                     listener.set_nonblocking(true)?;
                     serving.listeners.push((at, listener));
@@ -91,6 +91,20 @@ impl Witness {
             stop,
             thread: Some(thread),
         })
+    }
+}
+
+/// Listens, as soon as the socket of who listened there before is gone: a child of this process has
+/// it until it executes its program.
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(at) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
     }
 }
 

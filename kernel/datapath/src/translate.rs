@@ -209,7 +209,10 @@ pub(crate) fn rewrite_error<F: Family, E: Env>(
         .map_err(|_| Reason::RewriteFailed)?;
     let mut to = packet.tuple;
     to.destination = believed.source;
-    if to.source == quoted.tuple.destination {
+    // Besides what the backend itself says, what somebody on the way tells this node: were it sent on
+    // in his name, a router that tells of a packet would get his own address back, and drop it.
+    let told_here = believed.source != quoted.tuple.source;
+    if to.source == quoted.tuple.destination || told_here {
         to.source = believed.destination;
     }
     rewrite::<F, E>(env, packet, &to)

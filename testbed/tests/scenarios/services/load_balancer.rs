@@ -83,7 +83,14 @@ fn an_ip_mode_of_proxy_sends_pods_to_the_load_balancer() {
         for address in addresses {
             let length = if address.is_ipv4() { 32 } else { 128 };
             let address = format!("{address}/{length}");
-            router.run(&["ip", "address", "replace", &address, "dev", "lo"]);
+            let replace = ["ip", "address", "replace", &address, "dev", "lo"];
+            // It is there at once: nobody looks for another who has it.
+            let flags: &[&str] = if address.contains(':') {
+                &["nodad"]
+            } else {
+                &[]
+            };
+            router.run(&[&replace, flags].concat());
         }
         let balancer = Witness::start(router, "balancer", &addresses, &[80]).unwrap();
         let web = Said::new("web", 1).web().ends([end(0, 0), end(1, 0)]);

@@ -50,11 +50,10 @@ fn behind_a_narrow_link(test: impl Fn(&mut Cluster)) {
 }
 
 fn by_both(mtu: u32, blackholed: bool, test: impl Fn(&mut Cluster)) {
-    let mut cluster = pool::lease(mtu);
-    cluster.blackhole(blackholed);
     for attachment in BOTH {
-        cluster.reattach(attachment).unwrap();
-        cluster.forget_stack_ports().unwrap();
+        let mut cluster = pool::lease(mtu, attachment);
+        cluster.blackhole(blackholed);
+        cluster.forget_traces().unwrap();
         cluster.mark();
         test(&mut cluster);
         cluster.forget_all();

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
+use watari_bpf::Attachment;
 use watari_testbed::{Cluster, go_with_this_process};
-
-use crate::BOTH;
 
 /// Links as anywhere, in bytes.
 pub(super) const WIDE: u32 = 1500;
@@ -15,24 +14,28 @@ pub(super) const NARROW: u32 = 1400;
 /// On each node.
 const PODS: u8 = 2;
 
-static IDLE: Mutex<BTreeMap<u32, Vec<Cluster>>> = Mutex::new(BTreeMap::new());
+/// By the MTU of the second node's link, and whether programs are attached by tcx.
+type Kind = (u32, bool);
+
+static IDLE: Mutex<BTreeMap<Kind, Vec<Cluster>>> = Mutex::new(BTreeMap::new());
 
 /// A cluster, for one test at a time. One in which a test failed is given to nobody else.
 pub(super) struct Lease {
-    mtu: u32,
+    kind: Kind,
     cluster: Option<Cluster>,
 }
 
 /// A cluster whose second node is behind a link with this MTU.
-pub(super) fn lease(mtu: u32) -> Lease {
+pub(super) fn lease(mtu: u32, attachment: Attachment) -> Lease {
     go_with_this_process();
+    let kind = (mtu, attachment == Attachment::Tcx);
     let idle = || {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.get_mut(&mtu).and_then(Vec::pop)
+        idle.get_mut(&kind).and_then(Vec::pop)
     };
-    let cluster = idle().unwrap_or_else(|| Cluster::with_mtu(PODS, BOTH[0], mtu).unwrap());
+    let cluster = idle().unwrap_or_else(|| Cluster::with_mtu(PODS, attachment, mtu).unwrap());
     Lease {
-        mtu,
+        kind,
         cluster: Some(cluster),
     }
 }
@@ -57,7 +60,7 @@ impl Drop for Lease {
             && !std::thread::panicking()
         {
             let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.entry(self.mtu).or_default().push(cluster);
+            idle.entry(self.kind).or_default().push(cluster);
         }
     }
 }
