@@ -1,16 +1,17 @@
 use std::collections::{HashMap, HashSet};
 
 use watari_abi::{Address, AffinityKey, Backend, Config, Set, config_flags};
-use watari_tables::{BalancerName, ServicesChange};
+use watari_tables::{BalancerName, Services, ServicesChange};
 
 use super::change::{GRACE, Planner};
+use super::confirm::confirms;
 use super::describe::{Described, Usage, describe, usage};
 use super::layer::{Array, Layer, Table, Tables};
-use super::observe::observed;
+use super::observe::{compared, observed};
 use super::plan::Plan;
 use super::rebuild::{address_entry, rebuild};
 use super::shadow::{Later, Rooms, Shadow};
-use super::{Applied, Balancing, Departed, NodeConfig, Observed};
+use super::{Applied, Balancing, Compared, Departed, NodeConfig, Observed};
 use crate::error::BpfError;
 
 /// Changes that are written together.
@@ -65,6 +66,12 @@ impl<L: Layer> Balancer<L> {
         self.shadow = rebuild(&self.tables, &self.rooms, Some(&self.shadow))?;
         (self.doubt, self.found) = (false, true);
         Ok(())
+    }
+
+    /// The tables say what is known of them.
+    #[cfg(test)]
+    pub(super) fn is_confirmed(&self) -> bool {
+        !self.doubt && !self.found && confirms(&self.tables, &self.shadow).unwrap()
     }
 
     fn plan(
@@ -324,6 +331,13 @@ where
     fn observe(&mut self) -> Result<Observed, BpfError> {
         self.look()?;
         Ok(observed(&self.shadow))
+    }
+
+    fn compare(&mut self, desired: &Services) -> Result<Compared, BpfError> {
+        if self.doubt || self.found || !confirms(&self.tables, &self.shadow)? {
+            self.look()?;
+        }
+        Ok(compared(&self.shadow, desired))
     }
 
     fn apply(&mut self, changes: &[ServicesChange], now: u64) -> Applied {
