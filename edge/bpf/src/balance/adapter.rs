@@ -1,4 +1,5 @@
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use watari_abi::{Address, AffinityKey, Backend, Config, Set, config_flags};
 use watari_tables::{BalancerName, Services, ServicesChange};
@@ -150,7 +151,7 @@ impl<L: Layer> Balancer<L> {
     fn mend(&mut self, now: u64, applied: &mut Applied) -> Result<(), BpfError> {
         let mut plan = Plan::default();
         let records = self.shadow.records.iter();
-        let rings: Vec<BalancerName> = records
+        let rings: Vec<Arc<BalancerName>> = records
             .filter(|(_, record)| record.ring != 0 && !record.ring_right)
             .map(|(name, _)| name.clone())
             .collect();
@@ -397,7 +398,9 @@ where
     }
 
     fn names(&self) -> HashMap<u32, BalancerName> {
-        self.shadow.names.clone()
+        let names = self.shadow.names.iter();
+        let names = names.map(|(number, name)| (*number, (**name).clone()));
+        names.collect()
     }
 
     fn describe(&self, name: &BalancerName) -> Option<Described> {

@@ -25,12 +25,12 @@ pub(super) fn observed(shadow: &Shadow) -> Observed {
     for (name, record) in &shadow.records {
         let balancer = balancer(shadow, record, &mut known);
         if lacks_ring(record, &balancer) {
-            observed.unfinished.insert(name.clone());
+            observed.unfinished.insert((**name).clone());
         }
         observed
             .services
             .balancers
-            .insert(name.clone(), Arc::new(balancer));
+            .insert((**name).clone(), Arc::new(balancer));
     }
     for (address, at) in &shadow.addresses {
         if let Some(others) = at.others {
@@ -59,8 +59,8 @@ fn strays(shadow: &Shadow) -> Vec<String> {
 pub(super) fn compared(shadow: &Shadow, desired: &Services) -> Compared {
     let mut changes = Vec::new();
     let gone = shadow.records.keys();
-    let gone = gone.filter(|name| !desired.balancers.contains_key(name));
-    changes.extend(gone.cloned().map(ServicesChange::Remove));
+    let gone = gone.filter(|name| !desired.balancers.contains_key(&***name));
+    changes.extend(gone.map(|name| ServicesChange::Remove((**name).clone())));
     let mut unfinished = Vec::new();
     for (name, wanted) in &desired.balancers {
         let set = || ServicesChange::Set(name.clone(), wanted.clone());
