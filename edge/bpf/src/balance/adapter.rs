@@ -72,7 +72,7 @@ impl<L: Layer> Balancer<L> {
     /// The tables say what is known of them.
     #[cfg(test)]
     pub(super) fn is_confirmed(&self) -> bool {
-        !self.doubt && !self.found && confirms(&self.tables, &self.shadow).unwrap()
+        !self.doubt && confirms(&self.tables, &self.shadow).unwrap()
     }
 
     fn plan(
@@ -335,7 +335,7 @@ where
     }
 
     fn compare(&mut self, desired: &Services) -> Result<Compared, BpfError> {
-        if self.doubt || self.found || !confirms(&self.tables, &self.shadow)? {
+        if self.doubt || !confirms(&self.tables, &self.shadow)? {
             self.look()?;
         }
         Ok(compared(&self.shadow, desired))

@@ -77,6 +77,7 @@ proptest! {
         }
         memory.take_journal();
         let mut again = Balancer::open(&memory).unwrap();
+        prop_assert!(again.is_confirmed());
         assert_there(&mut again, &model.services());
         let applied = again.apply(&[], SECOND);
         prop_assert_eq!((applied.writes, applied.departed.len()), (0, 0));
