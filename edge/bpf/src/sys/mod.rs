@@ -1,6 +1,7 @@
 //! The system call `bpf(2)`, as far as it is needed: the only place of this crate where memory is
 //! handed to the kernel by address. What is public here is safe: buffers are slices whose length
-//! is checked against what the kernel will read or write.
+//! is checked against what the kernel will read or write. Beside it is what else no safe call of a
+//! library does for us: a word to the allocator ([`give_memory_back`]).
 //!
 //! Layouts and numbers: `linux/bpf.h`.
 #![allow(unsafe_code)]
