@@ -236,9 +236,9 @@ impl Keeper {
         }
         self.compare = false;
         self.configure(balancing)?;
-        let first = !std::mem::replace(&mut self.stands, true);
+        self.stands = true;
         self.note(&changes, full, since);
-        if first || changes.len() > MANY {
+        if full || changes.len() > MANY {
             // What it was read from, compared and planned with is as large as what is kept.
             drop(changes);
             give_memory_back();

@@ -74,32 +74,43 @@ fn same_names<L: Layer>(tables: &Tables<L>, shadow: &Shadow) -> Result<bool, Bpf
 }
 
 fn same_backends<L: Layer>(tables: &Tables<L>, shadow: &Shadow) -> Result<bool, BpfError> {
-    let (mut same, mut count) = (true, 0);
-    tables.backends.each(&mut |number, backend| {
-        if backend != Backend::default() {
-            count += 1;
-            same &= shadow.numbers.get(number) == Some(&backend);
+    let known = shadow.numbers.known();
+    let nobody = Backend::default();
+    each(&tables.backends, known, &mut |number, backend| {
+        *backend == *shadow.numbers.get(number).unwrap_or(&nobody)
+    })
+}
+
+/// Whether the first entries of an array are all as they should be. Those behind them are not read: there
+/// are many, and nothing that was found to be right leads to one.
+fn each<V>(
+    array: &impl Array<V>,
+    count: u32,
+    is_right: &mut dyn FnMut(u32, &V) -> bool,
+) -> Result<bool, BpfError> {
+    let mut first = 0;
+    while first < count {
+        let some = array.stretch(first, AT_ONCE.min(count - first))?;
+        if some.is_empty()
+            || !(first..)
+                .zip(&some)
+                .all(|(number, entry)| is_right(number, entry))
+        {
+            return Ok(false);
         }
-    })?;
-    let (known, _) = shadow.numbers.usage();
-    Ok(same && count == known)
+        first += u32::try_from(some.len()).unwrap_or(u32::MAX);
+    }
+    Ok(true)
 }
 
 fn same_sets<L: Layer>(tables: &Tables<L>, shadow: &Shadow) -> Result<bool, BpfError> {
-    let mut same = true;
-    let mut headers = vec![Set::default(); shadow.next_set as usize];
-    tables.sets.each(&mut |number, set| {
-        if set == Set::default() {
-            return;
-        }
+    let mut headers = Vec::with_capacity(shadow.next_set as usize);
+    let ours = each(&tables.sets, shadow.next_set, &mut |number, set: &Set| {
+        headers.push(*set);
         let kept = shadow.sets.get(&number).and_then(|kept| kept.stretch);
-        same &= number != 0 && kept.is_some_and(|stretch| stretch.base == set.base);
-        match headers.get_mut(number as usize) {
-            Some(header) => *header = set,
-            None => same = false,
-        }
+        *set == Set::default() || kept.is_some_and(|stretch| stretch.base == set.base)
     })?;
-    if !same {
+    if !ours {
         return Ok(false);
     }
     let mut used = Vec::new();

@@ -163,6 +163,11 @@ impl Numbers {
         self.by_key.get(&self.known, key(&entry(at, true)))
     }
 
+    /// From this number on none was ever used.
+    pub fn known(&self) -> u32 {
+        u32::try_from(self.known.len()).unwrap_or(u32::MAX)
+    }
+
     /// Numbers that are in use or at rest, and those that there are.
     pub fn usage(&self) -> (u32, u32) {
         let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
