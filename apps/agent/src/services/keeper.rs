@@ -36,6 +36,10 @@ pub struct Synced {
 
 /// Services as they are desired, and what is to be done about them.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is something to be done or not, apart from the others"
+)]
 pub struct Keeper {
     pub(crate) compiler: Compiler,
     board: Arc<Board>,
@@ -173,8 +177,8 @@ impl Keeper {
 
     /// All that was heard of is to hold, unless `is_answer` is false: then the kernel stays as it is.
     pub fn heard(&mut self, is_answer: bool) {
-        self.waits = !is_answer;
-        if self.waits || self.heard == (0, 0) {
+        let waited = std::mem::replace(&mut self.waits, !is_answer);
+        if self.waits || (self.heard == (0, 0) && !waited) {
             return;
         }
         let (services, slices) = std::mem::take(&mut self.heard);
@@ -190,6 +194,10 @@ impl Keeper {
     }
 
     fn collect(&mut self) {
+        if self.waits {
+            // Nobody is late with what is nothing to go by.
+            return;
+        }
         let changes = self.compiler.changes();
         if changes.is_empty() {
             return;

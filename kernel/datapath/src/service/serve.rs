@@ -149,10 +149,8 @@ pub fn pick<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     if packet.part == Part::Later || !begins {
         return Way::Refuse;
     }
-    if outside
-        && has(frontend_flags::SOURCE_RANGES)
-        && !env.is_allowed_source(frontend.service, &source)
-    {
+    // Whoever it is, as with kube-proxy; only load balancers' addresses have them.
+    if has(frontend_flags::SOURCE_RANGES) && !env.is_allowed_source(frontend.service, &source) {
         return dropped(packet, Reason::SourceRange);
     }
     let wish = Wish {
@@ -332,14 +330,10 @@ fn find_port<E: Env>(env: &mut E, packet: &mut Packet, first: u16, last: u16) ->
     let span = u32::from(last) - first + 1;
     let hash = spread(&packet.tuple, u64::from(packet.tuple.destination.words[3]));
     let start = ((u64::from(hash) * u64::from(span)) >> 32) as u32;
+    // Of fewer ports some are tried twice: the verifier of Linux 6.1 wants a bound that it can count to.
     let mut probe = 0;
-    while probe < PROBES && probe < span {
-        let offset = start + probe;
-        let offset = if offset >= span {
-            offset - span
-        } else {
-            offset
-        };
+    while probe < PROBES {
+        let offset = (start + probe) % span;
         packet.to.source_port = ((first + offset) as u16).to_be();
         if env.is_free(packet) {
             return true;
