@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use watari_abi::{Affinity, AffinityKey};
+
 use super::*;
 
 /// The tables that a journal has written to, in order.
@@ -193,9 +195,22 @@ fn a_table_of_maglev_that_finds_no_room_is_told_and_the_service_works_without() 
     assert_eq!((described.backends.len(), described.ring), (3, 0));
 }
 
+/// Remembers that a client is a backend's.
+fn remember(memory: &Memory, service: u32, client: u8, backend: u32) {
+    let table = memory.table(maps::AFFINITIES).unwrap();
+    let client = Address::from(IpAddr::from([10, 1, 1, client]));
+    let with = Affinity {
+        seen: 1,
+        backend,
+        pad: 0,
+    };
+    table
+        .set(&[(AffinityKey { client, service }, with)])
+        .unwrap();
+}
+
 #[test]
 fn clients_of_who_left_are_not_remembered() {
-    use watari_abi::{Affinity, AffinityKey};
     let memory = Memory::default();
     let mut balancer = Balancer::open(&memory).unwrap();
     let shape = |members: &[u8]| Shape {
@@ -209,26 +224,7 @@ fn clients_of_who_left_are_not_remembered() {
         .insert(name(2), Arc::new(wanted(2, &shape(&[5]))));
     reach(&mut balancer, &services, 0);
     let described = balancer.describe(&name(1)).unwrap();
-    let table = memory
-        .table::<AffinityKey, Affinity>(maps::AFFINITIES)
-        .unwrap();
-    let remember = |number: u32, client: u8, backend: u32| {
-        let client = Address::from(IpAddr::from([10, 1, 1, client]));
-        let key = AffinityKey {
-            client,
-            service: number,
-        };
-        table
-            .set(&[(
-                key,
-                Affinity {
-                    seen: 1,
-                    backend,
-                    pad: 0,
-                },
-            )])
-            .unwrap();
-    };
+    let remember = |service, client, backend| remember(&memory, service, client, backend);
     let number = |at: SocketAddr| {
         described
             .backends
