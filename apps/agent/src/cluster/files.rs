@@ -349,15 +349,21 @@ fn list(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     let mut stamps = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let path = entry.path();
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let manifest = path
+        let name = entry.file_name();
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let manifest = Path::new(&name)
             .extension()
             .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
         if hidden || !manifest {
             continue;
         }
-        if let Ok(meta) = fs::metadata(&path)
+        let path = entry.path();
+        // Looked for in the open folder, which is quicker than by the whole path.
+        let meta = match entry.metadata() {
+            Ok(meta) if meta.is_symlink() => fs::metadata(&path),
+            meta => meta,
+        };
+        if let Ok(meta) = meta
             && meta.is_file()
         {
             let (ino, size) = (meta.ino(), meta.len());

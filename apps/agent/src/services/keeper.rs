@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use watari_abi::maps;
-use watari_bpf::balance::{Applied, Balancing, Departed, NodeConfig, difference};
+use watari_bpf::balance::{Applied, Balancing, Departed, NodeConfig};
+use watari_bpf::sys::give_memory_back;
 use watari_model::{ClusterNode, Protocol, ServiceName};
 use watari_services::{Compiler, Known, Options};
 use watari_tables::{BalancerName, ServicesChange};
@@ -19,6 +20,8 @@ use super::ports::PortRange;
 
 /// Changes that are told one by one; of more only the number.
 const TOLD: usize = 8;
+/// Changes from which on memory is given back once they are made.
+const MANY: usize = 256;
 /// Notes about Services that are told.
 const NOTES: usize = 50;
 
@@ -217,11 +220,11 @@ impl Keeper {
         }
         let mut synced = Synced::default();
         let changes = if full {
-            let observed = balancing.observe().context("read the tables of Services")?;
-            self.pending.clear();
-            synced.repaired.extend(observed.strays.iter().cloned());
-            let tables = self.compiler.tables();
-            difference(&observed, &tables)
+            self.pending = Vec::new();
+            let compared = balancing.compare(&self.compiler.tables());
+            let compared = compared.context("read the tables of Services")?;
+            synced.repaired.extend(compared.strays);
+            compared.changes
         } else {
             std::mem::take(&mut self.pending)
         };
@@ -243,6 +246,11 @@ impl Keeper {
         self.configure(balancing)?;
         self.stands = true;
         self.note(&changes, full, since);
+        if full || changes.len() > MANY {
+            // What it was read from, compared and planned with is as large as what is kept.
+            drop(changes);
+            give_memory_back();
+        }
         Ok(synced)
     }
 

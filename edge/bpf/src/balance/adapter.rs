@@ -1,16 +1,18 @@
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use watari_abi::{Address, AffinityKey, Backend, Config, Set, config_flags};
-use watari_tables::{BalancerName, ServicesChange};
+use watari_tables::{BalancerName, Services, ServicesChange};
 
 use super::change::{GRACE, Planner};
+use super::confirm::confirms;
 use super::describe::{Described, Usage, describe, usage};
 use super::layer::{Array, Layer, Table, Tables};
-use super::observe::observed;
+use super::observe::{compared, observed};
 use super::plan::Plan;
 use super::rebuild::{address_entry, rebuild};
 use super::shadow::{Later, Rooms, Shadow};
-use super::{Applied, Balancing, Departed, NodeConfig, Observed};
+use super::{Applied, Balancing, Compared, Departed, NodeConfig, Observed};
 use crate::error::BpfError;
 
 /// Changes that are written together.
@@ -65,6 +67,12 @@ impl<L: Layer> Balancer<L> {
         self.shadow = rebuild(&self.tables, &self.rooms, Some(&self.shadow))?;
         (self.doubt, self.found) = (false, true);
         Ok(())
+    }
+
+    /// The tables say what is known of them.
+    #[cfg(test)]
+    pub(super) fn is_confirmed(&self) -> bool {
+        !self.doubt && confirms(&self.tables, &self.shadow).unwrap()
     }
 
     fn plan(
@@ -143,7 +151,7 @@ impl<L: Layer> Balancer<L> {
     fn mend(&mut self, now: u64, applied: &mut Applied) -> Result<(), BpfError> {
         let mut plan = Plan::default();
         let records = self.shadow.records.iter();
-        let rings: Vec<BalancerName> = records
+        let rings: Vec<Arc<BalancerName>> = records
             .filter(|(_, record)| record.ring != 0 && !record.ring_right)
             .map(|(name, _)| name.clone())
             .collect();
@@ -326,6 +334,13 @@ where
         Ok(observed(&self.shadow))
     }
 
+    fn compare(&mut self, desired: &Services) -> Result<Compared, BpfError> {
+        if self.doubt || !confirms(&self.tables, &self.shadow)? {
+            self.look()?;
+        }
+        Ok(compared(&self.shadow, desired))
+    }
+
     fn apply(&mut self, changes: &[ServicesChange], now: u64) -> Applied {
         let mut applied = Applied::default();
         let (mut rest, mut failures) = (changes, 0);
@@ -383,7 +398,9 @@ where
     }
 
     fn names(&self) -> HashMap<u32, BalancerName> {
-        self.shadow.names.clone()
+        let names = self.shadow.names.iter();
+        let names = names.map(|(number, name)| (*number, (**name).clone()));
+        names.collect()
     }
 
     fn describe(&self, name: &BalancerName) -> Option<Described> {

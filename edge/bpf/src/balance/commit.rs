@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use watari_abi::{Address, Frontend as Entry, FrontendKey, PortRangeKey, Set, SourceRangeKey};
 use watari_tables::{Balancer, BalancerName};
@@ -24,7 +25,8 @@ impl Planner<'_> {
         let before = old.as_ref().map(|record| self.shadow.members(record.roles));
         if old.is_none() {
             self.shadow.next_name += 1;
-            self.shadow.names.insert(prepared.number, name.clone());
+            let held = Arc::new(name.clone());
+            self.shadow.names.insert(prepared.number, held);
             self.plan
                 .names
                 .extend(text(name).map(|text| (prepared.number, text)));
@@ -66,7 +68,9 @@ impl Planner<'_> {
             self.depart(&record, had_affinity, before.difference(&after).copied());
         }
         self.plan.touched.insert(name.clone());
-        self.shadow.records.insert(name.clone(), record);
+        let held = self.shadow.names.get(&record.number).cloned();
+        let held = held.unwrap_or_else(|| Arc::new(name.clone()));
+        self.shadow.records.insert(held, record);
     }
 
     pub(super) fn commit_set(&mut self, change: SetChange) {

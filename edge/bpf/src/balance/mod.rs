@@ -12,6 +12,7 @@
 mod adapter;
 mod change;
 mod commit;
+mod confirm;
 mod describe;
 mod layer;
 mod memory;
@@ -47,6 +48,16 @@ use crate::error::BpfError;
 pub trait Balancing: Send {
     /// What the kernel holds now, read from its tables.
     fn observe(&mut self) -> Result<Observed, BpfError>;
+
+    /// What of it is not as desired: as [`difference`] has it of what [`Self::observe`] gives, but without
+    /// everything being said in words at once.
+    fn compare(&mut self, desired: &Services) -> Result<Compared, BpfError> {
+        let observed = self.observe()?;
+        Ok(Compared {
+            changes: difference(&observed, desired),
+            strays: observed.strays,
+        })
+    }
 
     /// Makes these changes, in this order; one that fails keeps none of the others from being made.
     /// Returns when programs decide by them, and nobody is given to a member that left.
@@ -96,6 +107,15 @@ pub struct Observed {
     pub strays: Vec<String>,
     /// Balancers that lack something which `services` has no word for: they are to be set once more.
     pub unfinished: BTreeSet<BalancerName>,
+}
+
+/// How far a kernel is from what is desired.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// The fewest steps there.
+    pub changes: Vec<ServicesChange>,
+    /// What makes no sense, in words.
+    pub strays: Vec<String>,
 }
 
 /// What [`Balancing::apply`] did.

@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 
+use hashbrown::HashTable;
 use watari_abi::{Address, Backend, backend_flags};
 
 /// How long a number stays nobody's after its last use, in ns: packets, connections and affinities
@@ -18,12 +20,59 @@ struct Known {
     uses: u32,
 }
 
+/// Numbers by the backends that have them. What these are stands in [`Numbers::known`] alone: there are many.
+#[derive(Debug, Clone, Default)]
+struct ByKey {
+    numbers: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl ByKey {
+    fn get(&self, known: &[Known], wanted: Key) -> Option<u32> {
+        let is = |number: &u32| is_at(known, *number, wanted);
+        let hash = self.hasher.hash_one(wanted);
+        self.numbers.find(hash, is).copied()
+    }
+
+    /// Unless the backend has another number.
+    fn insert_new(&mut self, known: &[Known], number: u32) {
+        let Some(at) = known.get(number as usize) else {
+            return;
+        };
+        let wanted = key(&at.backend);
+        let hasher = &self.hasher;
+        let hash = |number: &u32| {
+            let at = known.get(*number as usize);
+            hasher.hash_one(at.map_or((Address::UNSPECIFIED, 0), |at| key(&at.backend)))
+        };
+        let is = |number: &u32| is_at(known, *number, wanted);
+        let entry = self.numbers.entry(hasher.hash_one(wanted), is, hash);
+        entry.or_insert(number);
+    }
+
+    /// Unless the backend has another number. It is still known.
+    fn remove(&mut self, known: &[Known], number: u32) {
+        let Some(at) = known.get(number as usize) else {
+            return;
+        };
+        let hash = self.hasher.hash_one(key(&at.backend));
+        if let Ok(found) = self.numbers.find_entry(hash, |of| *of == number) {
+            found.remove();
+        }
+    }
+}
+
+fn is_at(known: &[Known], number: u32, wanted: Key) -> bool {
+    let at = known.get(number as usize);
+    at.is_some_and(|at| key(&at.backend) == wanted)
+}
+
 /// Numbers of backends.
 #[derive(Debug, Clone)]
 pub(super) struct Numbers {
     /// By number, as far as any was ever used. Default for those that nobody has.
     known: Vec<Known>,
-    by_key: HashMap<Key, u32>,
+    by_key: ByKey,
     /// Numbers that nobody uses, with the time from which on they may be another's; none: it was
     /// found like that, and the time begins when somebody says what time it is.
     resting: BTreeMap<u32, Option<u64>>,
@@ -64,7 +113,7 @@ impl Numbers {
     pub fn new(most: u32) -> Self {
         Self {
             known: vec![NOBODY],
-            by_key: HashMap::new(),
+            by_key: ByKey::default(),
             resting: BTreeMap::new(),
             free: VecDeque::new(),
             most,
@@ -85,7 +134,7 @@ impl Numbers {
                 uses,
             };
             if uses > 0 && *backend != NOBODY.backend {
-                numbers.by_key.entry(key(backend)).or_insert(number);
+                numbers.by_key.insert_new(&numbers.known, number);
             }
         }
         for (number, backend) in (0_u32..).zip(table).skip(1) {
@@ -97,7 +146,7 @@ impl Numbers {
                 numbers.free.push_back(number);
             } else {
                 numbers.resting.insert(number, None);
-                numbers.by_key.entry(key(backend)).or_insert(number);
+                numbers.by_key.insert_new(&numbers.known, number);
             }
         }
         numbers
@@ -111,7 +160,12 @@ impl Numbers {
 
     /// The number of a backend, be it in use or at rest.
     pub fn number(&self, at: SocketAddr) -> Option<u32> {
-        self.by_key.get(&key(&entry(at, true))).copied()
+        self.by_key.get(&self.known, key(&entry(at, true)))
+    }
+
+    /// From this number on none was ever used.
+    pub fn known(&self) -> u32 {
+        u32::try_from(self.known.len()).unwrap_or(u32::MAX)
     }
 
     /// Numbers that are in use or at rest, and those that there are.
@@ -124,8 +178,8 @@ impl Numbers {
     /// The number of a backend, a new one if it has none. Nothing if all are taken.
     pub fn take(&mut self, at: SocketAddr) -> Option<(u32, bool)> {
         let backend = entry(at, false);
-        if let Some(number) = self.by_key.get(&key(&backend)) {
-            return Some((*number, false));
+        if let Some(number) = self.by_key.get(&self.known, key(&backend)) {
+            return Some((number, false));
         }
         let number = match self.free.pop_front() {
             Some(number) => number,
@@ -137,16 +191,16 @@ impl Numbers {
             self.known.push(NOBODY);
         }
         self.known[number as usize] = Known { backend, uses: 0 };
-        self.by_key.insert(key(&backend), number);
+        self.by_key.insert_new(&self.known, number);
         Some((number, true))
     }
 
     /// Takes a number back that [`Self::take`] has just made and nobody has seen.
     pub fn give_back(&mut self, number: u32) {
+        self.by_key.remove(&self.known, number);
         let Some(known) = self.known.get_mut(number as usize) else {
             return;
         };
-        self.by_key.remove(&key(&known.backend));
         *known = NOBODY;
         self.free.push_front(number);
     }
@@ -242,16 +296,13 @@ impl Numbers {
 
     /// The entry of a number is zero again.
     pub fn free(&mut self, number: u32) {
+        self.by_key.remove(&self.known, number);
         let Some(known) = self.known.get_mut(number as usize) else {
             return;
         };
-        let old = key(&known.backend);
         *known = NOBODY;
         self.resting.remove(&number);
         self.free.push_back(number);
-        if self.by_key.get(&old) == Some(&number) {
-            self.by_key.remove(&old);
-        }
     }
 }
 

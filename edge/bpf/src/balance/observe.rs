@@ -6,36 +6,31 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use watari_abi::{Address, Frontend as Entry, FrontendKey, PortRangeKey, frontend_flags};
-use watari_tables::{Backends, Balancer, BalancerName, Frontend, FrontendKind};
+use watari_tables::{
+    Backends, Balancer, BalancerName, Frontend, FrontendKind, Services, ServicesChange,
+};
 
-use super::Observed;
 use super::rebuild::members;
 use super::shadow::{Record, Role, Shadow};
 use super::words::{self, Members, flags, kind_of, ports_of, source_of};
+use super::{Compared, Observed};
 
 /// What a shadow says, and what nobody could say.
 pub(super) fn observed(shadow: &Shadow) -> Observed {
     let mut observed = Observed {
-        strays: shadow.strays.words.clone(),
+        strays: strays(shadow),
         ..Observed::default()
     };
-    let strays = &shadow.strays;
-    let unsaid = strays.frontends.len() + strays.ranges.len() + strays.sources.len();
-    if unsaid > 0 && observed.strays.is_empty() {
-        observed
-            .strays
-            .push(format!("{unsaid} entries of no Service"));
-    }
     let mut known: HashMap<u32, Members> = HashMap::new();
     for (name, record) in &shadow.records {
         let balancer = balancer(shadow, record, &mut known);
         if lacks_ring(record, &balancer) {
-            observed.unfinished.insert(name.clone());
+            observed.unfinished.insert((**name).clone());
         }
         observed
             .services
             .balancers
-            .insert(name.clone(), Arc::new(balancer));
+            .insert((**name).clone(), Arc::new(balancer));
     }
     for (address, at) in &shadow.addresses {
         if let Some(others) = at.others {
@@ -47,6 +42,67 @@ pub(super) fn observed(shadow: &Shadow) -> Observed {
     }
     observed.services.cidrs.clone_from(&shadow.cidrs);
     observed
+}
+
+fn strays(shadow: &Shadow) -> Vec<String> {
+    let strays = &shadow.strays;
+    let mut words = strays.words.clone();
+    let unsaid = strays.frontends.len() + strays.ranges.len() + strays.sources.len();
+    if unsaid > 0 && words.is_empty() {
+        words.push(format!("{unsaid} entries of no Service"));
+    }
+    words
+}
+
+/// How far a shadow is from what is desired. One balancer after the other is said in words and compared:
+/// all of them at once would be as large as what is desired.
+pub(super) fn compared(shadow: &Shadow, desired: &Services) -> Compared {
+    let mut changes = Vec::new();
+    let gone = shadow.records.keys();
+    let gone = gone.filter(|name| !desired.balancers.contains_key(&***name));
+    changes.extend(gone.map(|name| ServicesChange::Remove((**name).clone())));
+    let mut unfinished = Vec::new();
+    for (name, wanted) in &desired.balancers {
+        let set = || ServicesChange::Set(name.clone(), wanted.clone());
+        let Some(record) = shadow.records.get(name) else {
+            changes.extend((!wanted.frontends.is_empty()).then(set));
+            continue;
+        };
+        let there = balancer(shadow, record, &mut HashMap::new());
+        let is_there = there == **wanted;
+        if lacks_ring(record, &there) {
+            if is_there {
+                unfinished.push(set());
+            } else {
+                changes.push(set());
+            }
+        } else if !is_there && !words::same(&there, wanted) {
+            changes.push(set());
+        }
+    }
+    for (address, others) in &desired.addresses {
+        let at = shadow.addresses.get(&Address::from(*address));
+        if at.and_then(|at| at.others) != Some(*others) {
+            changes.push(ServicesChange::Address(*address, Some(*others)));
+        }
+    }
+    let there = shadow.addresses.iter();
+    let there = there.filter(|(_, at)| at.others.is_some());
+    let mut gone: Vec<IpAddr> = there
+        .map(|(address, _)| IpAddr::from(*address))
+        .filter(|address| !desired.addresses.contains_key(address))
+        .collect();
+    gone.sort_unstable();
+    let gone = gone.into_iter();
+    changes.extend(gone.map(|address| ServicesChange::Address(address, None)));
+    if !words::same_cidrs(&desired.cidrs, &shadow.cidrs) {
+        changes.push(ServicesChange::Cidrs(desired.cidrs.clone()));
+    }
+    changes.append(&mut unfinished);
+    Compared {
+        changes,
+        strays: strays(shadow),
+    }
 }
 
 /// Where a record is reached, with an entry of it and all its prefixes.

@@ -254,6 +254,7 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
         if let Some((name, record)) = named
             && !shadow.records.contains_key(&name)
         {
+            let name = Arc::new(name);
             shadow.names.insert(number, name.clone());
             shadow.records.insert(name, record);
             continue;
@@ -284,7 +285,7 @@ fn take_records(shadow: &mut Shadow, read: &mut Read) {
             port: "".into(),
             v6: false,
         });
-        shadow.names.insert(*number, name);
+        shadow.names.insert(*number, Arc::new(name));
         shadow.later.push((None, Later::Name(*number)));
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use watari_abi::{Address, Frontend, FrontendKey, PortRangeKey, SourceRangeKey};
@@ -83,7 +84,8 @@ pub(super) struct Strays {
 /// succeeded it is what the tables say.
 #[derive(Debug)]
 pub(super) struct Shadow {
-    pub records: BTreeMap<BalancerName, Record>,
+    /// By names that are those of `names`.
+    pub records: BTreeMap<Arc<BalancerName>, Record>,
     pub frontends: HashMap<FrontendKey, Frontend>,
     pub ranges: HashMap<PortRangeKey, Frontend>,
     pub addresses: HashMap<Address, AtAddress>,
@@ -95,7 +97,7 @@ pub(super) struct Shadow {
     pub stretches: Stretches,
     pub numbers: Numbers,
     /// Numbers of Services' ports, with those that are gone.
-    pub names: HashMap<u32, BalancerName>,
+    pub names: HashMap<u32, Arc<BalancerName>>,
     pub next_name: u32,
     pub source_count: u32,
     pub later: Vec<(Option<u64>, Later)>,

@@ -136,6 +136,23 @@ pub(super) fn text(name: &BalancerName) -> Option<Text> {
     Some(Text { text })
 }
 
+/// Whether a text is that of a name.
+pub(super) fn is_text(name: &BalancerName, text: &Text) -> bool {
+    let ServiceName {
+        namespace,
+        name: of,
+    } = &name.service;
+    let parts = [&**namespace, "/", &**of, ":", &*name.port];
+    let mut rest = &text.text[..];
+    for part in parts {
+        let Some(after) = rest.strip_prefix(part.as_bytes()) else {
+            return false;
+        };
+        rest = after;
+    }
+    rest.iter().all(|byte| *byte == 0)
+}
+
 /// What a name stands for; the family is that of its frontends.
 pub(super) fn name_of(text: &Text, v6: bool) -> Option<BalancerName> {
     let end = text
@@ -298,12 +315,19 @@ pub fn canonical(balancer: &Balancer) -> Option<Balancer> {
     Some(said)
 }
 
-fn same(one: &Balancer, two: &Balancer) -> bool {
+pub(super) fn same(one: &Balancer, two: &Balancer) -> bool {
     let quickly = |one: &Backends, two: &Backends| Arc::ptr_eq(&one.members, &two.members);
     let same_members = quickly(&one.inside, &two.inside)
         && quickly(&one.inside_external, &two.inside_external)
         && quickly(&one.outside, &two.outside);
     same_members && one == two || canonical(one) == canonical(two)
+}
+
+/// Whether two are the same to the kernel's tables.
+pub(super) fn same_cidrs(one: &BTreeSet<IpNet>, two: &BTreeSet<IpNet>) -> bool {
+    let trunc =
+        |cidrs: &BTreeSet<IpNet>| -> BTreeSet<IpNet> { cidrs.iter().map(IpNet::trunc).collect() };
+    trunc(one) == trunc(two)
 }
 
 /// The fewest steps from what was observed to what is desired, as far as the kernel's tables can
@@ -317,12 +341,7 @@ pub fn difference(observed: &Observed, desired: &Services) -> Vec<ServicesChange
             Some(there) => same(there, balancer),
             None => balancer.frontends.is_empty(),
         },
-        ServicesChange::Cidrs(cidrs) => {
-            let trunc = |cidrs: &BTreeSet<IpNet>| -> BTreeSet<IpNet> {
-                cidrs.iter().map(IpNet::trunc).collect()
-            };
-            trunc(cidrs) == trunc(&observed.cidrs)
-        }
+        ServicesChange::Cidrs(cidrs) => same_cidrs(cidrs, &observed.cidrs),
         _ => false,
     };
     let mut steps = observed.steps_to(desired);
@@ -372,7 +391,9 @@ mod tests {
                 port: port.into(),
                 v6: true,
             };
-            assert_eq!(name_of(&text(&name).unwrap(), true), Some(name));
+            let text = text(&name).unwrap();
+            assert!(is_text(&name, &text));
+            assert_eq!(name_of(&text, true), Some(name));
         }
     }
 

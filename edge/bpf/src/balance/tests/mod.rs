@@ -418,6 +418,7 @@ fn reach(balancer: &mut Balancer<Memory>, services: &Services, now: u64) -> Appl
 }
 
 fn assert_there(balancer: &mut Balancer<Memory>, services: &Services) {
+    assert_eq!(balancer.compare(services).unwrap(), Compared::default());
     let observed = balancer.observe().unwrap();
     let left = difference(&observed, services);
     assert!(left.is_empty(), "{left:?}\n{observed:?}");

@@ -77,6 +77,7 @@ proptest! {
         }
         memory.take_journal();
         let mut again = Balancer::open(&memory).unwrap();
+        prop_assert!(again.is_confirmed());
         assert_there(&mut again, &model.services());
         let applied = again.apply(&[], SECOND);
         prop_assert_eq!((applied.writes, applied.departed.len()), (0, 0));
@@ -85,6 +86,53 @@ proptest! {
         let applied = again.apply(&all, SECOND);
         prop_assert_eq!((applied.writes, applied.failed.len()), (0, 0));
         prop_assert_eq!(memory.take_journal(), []);
+    }
+
+    /// Where nothing was changed by somebody else the tables are not made a shadow of again; where anything
+    /// was, the comparison is as if nothing had been known.
+    #[test]
+    fn what_somebody_else_changes_is_seen(
+        steps in steps(),
+        at in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..3), 1..40),
+    ) {
+        let memory = Memory::default();
+        let mut balancer = Balancer::open(&memory).unwrap();
+        let mut model = Model::default();
+        for (second, (service, step)) in (0..).zip(steps) {
+            let before = model.services();
+            model.take(service, step);
+            balancer.apply(&between(&before, &model.services()), second * 7 * SECOND);
+            prop_assert!(balancer.is_confirmed());
+            balancer.tidy(second * 7 * SECOND).unwrap();
+            prop_assert!(balancer.is_confirmed());
+        }
+        let wanted = model.services();
+        let entries = memory.entries();
+        for (entry, bit, kind) in at.into_iter().filter(|_| !entries.is_empty()) {
+            let ((table, key), value) = entries.iter().nth(entry.index(entries.len())).unwrap();
+            let flipped = |bytes: &[u8]| {
+                let (mut bytes, at) = (bytes.to_vec(), bit.index(bytes.len() * 8));
+                bytes[at / 8] ^= 1 << (at % 8);
+                bytes
+            };
+            let (tampered, back) = match kind {
+                0 => ((*table, key.clone(), None), (*table, key.clone(), Some(value.clone()))),
+                1 => ((*table, key.clone(), Some(flipped(value))), (*table, key.clone(), Some(value.clone()))),
+                _ => {
+                    let key = flipped(key);
+                    let before = entries.get(&(*table, key.clone())).cloned();
+                    ((*table, key.clone(), Some(value.clone())), (*table, key, before))
+                }
+            };
+            memory.tamper(&tampered);
+            let observed = Balancer::open(&memory).unwrap().observe().unwrap();
+            let compared = balancer.compare(&wanted).unwrap();
+            prop_assert_eq!(compared.changes, difference(&observed, &wanted), "{:?}", tampered);
+            prop_assert_eq!(compared.strays, observed.strays);
+            memory.tamper(&back);
+            prop_assert_eq!(balancer.compare(&wanted).unwrap(), Compared::default());
+            balancer.apply(&[], 1000 * SECOND);
+        }
     }
 
     /// Killed after any write, the next one reaches what is wanted then, and nothing is left over.
