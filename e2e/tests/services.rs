@@ -25,7 +25,7 @@ type At<'a> = (&'a str, bool);
 
 /// Puts the Service with these endpoints into the folders of both nodes, whole.
 fn put(lab: &TestLab, endpoints: &[At<'_>]) {
-    let endpoints: String = endpoints
+    let endpoints: Vec<String> = endpoints
         .iter()
         .map(|(address, ends)| {
             format!(
@@ -34,6 +34,7 @@ fn put(lab: &TestLab, endpoints: &[At<'_>]) {
             )
         })
         .collect();
+    let endpoints = endpoints.concat();
     let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{clusterIP: {ADDRESS}, clusterIPs: \
          [{ADDRESS}], ports: [{{name: raw, port: 81}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: \

@@ -52,7 +52,7 @@ impl Known {
                 .pod
                 .addresses
                 .iter()
-                .map(|net| net.addr())
+                .map(ipnet::IpNet::addr)
                 .collect();
             clients.set(cookie, &addresses)?;
             pods.insert(key, cookie);

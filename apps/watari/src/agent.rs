@@ -62,12 +62,12 @@ pub struct Args {
     /// `none`: nobody is, and packets are translated instead [default: the root of the hierarchy].
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// A range that Services' addresses come from, beside those of the folder's ServiceCIDRs; may be
+    /// A range that Services' addresses come from, beside those of the folder's `ServiceCIDR`s; may be
     /// repeated. Packets to an address in it that no Service has are dropped.
     #[arg(long = "service-cidr", value_name = "CIDR")]
     service_cidrs: Vec<IpNet>,
     /// Of the node's addresses those in this range have node ports; may be repeated [default: the
-    /// first InternalIP of each family].
+    /// first `InternalIP` of each family].
     #[arg(
         long = "node-port-addresses",
         value_name = "CIDR",
@@ -75,7 +75,7 @@ pub struct Args {
     )]
     node_port_addresses: Vec<IpNet>,
     /// Ports that sources are translated to where a reply would take another way otherwise. The node
-    /// itself uses none of them: they lie outside of net.ipv4.ip_local_port_range.
+    /// itself uses none of them: they lie outside of `net.ipv4.ip_local_port_range`.
     #[arg(long, value_name = "FIRST-LAST", default_value_t = PortRange::default())]
     source_ports: PortRange,
     /// Where /healthz and /livez of the node are answered; `none`: nowhere.

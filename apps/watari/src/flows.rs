@@ -1,5 +1,6 @@
 //! `watari flows`: the connections of a node.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use clap::ValueEnum;
@@ -155,7 +156,8 @@ fn show(row: &Row) -> String {
     if let Some(through) = &row.translation
         && let Some(service) = &through.name
     {
-        to.push_str(&format!(" through {service} ({})", through.destination));
+        // Writing to a string cannot fail.
+        let _ = write!(to, " through {service} ({})", through.destination);
     }
     line([
         &row.event,

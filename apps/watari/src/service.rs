@@ -1,5 +1,6 @@
 //! `watari service`: the Services of a node, or one of them.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
@@ -128,7 +129,6 @@ fn list_line(row: &ServiceRow) -> String {
 
 /// A Service as people read it.
 fn page(detail: &ServiceDetail) -> String {
-    use std::fmt::Write as _;
     let mut text = String::new();
     // Writing to a string cannot fail.
     let row = &detail.row;
@@ -175,7 +175,7 @@ fn part_page(part: &ServicePort) -> String {
     };
     let mut head = format!("\n{name} ({}, {})", part.protocol, part.family);
     if part.maglev > 0 {
-        head.push_str(&format!(", {} entries of Maglev for outside", part.maglev));
+        let _ = write!(head, ", {} entries of Maglev for outside", part.maglev);
     }
     let mut lines = vec![head];
     for frontend in &part.frontends {
@@ -207,10 +207,10 @@ fn frontend_line(frontend: &ServiceFrontend) -> String {
         at(frontend.address, frontend.first)
     );
     if frontend.last != frontend.first {
-        line.push_str(&format!("-{}", frontend.last));
+        let _ = write!(line, "-{}", frontend.last);
     }
     match &frontend.taken_by {
-        Some(owner) => line.push_str(&format!("   ({owner} has it, which is older)")),
+        Some(owner) => drop(write!(line, "   ({owner} has it, which is older)")),
         None if !frontend.programmed => line.push_str("   (not in the kernel)"),
         None => {}
     }

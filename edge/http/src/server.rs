@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
@@ -56,7 +56,7 @@ enum Command {
 #[derive(Debug)]
 pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
-    open: BTreeMap<SocketAddr, ()>,
+    open: BTreeSet<SocketAddr>,
 }
 
 impl Server {
@@ -71,7 +71,7 @@ impl Server {
             .name("http".to_owned())
             .stack_size(256 << 10)
             .spawn(move || runtime.block_on(run(told)))?;
-        let open = BTreeMap::new();
+        let open = BTreeSet::new();
         Ok(Self { commands, open })
     }
 
@@ -84,20 +84,20 @@ impl Server {
         let _ = self
             .commands
             .send(Command::Open(address, listener, handler));
-        self.open.insert(address, ());
+        self.open.insert(address);
         Ok(())
     }
 
     /// Answers there no more. The port is free soon after.
     pub fn close(&mut self, address: SocketAddr) {
-        if self.open.remove(&address).is_some() {
+        if self.open.remove(&address) {
             let _ = self.commands.send(Command::Close(address));
         }
     }
 
     /// Whether it answers at an address.
     pub fn is_open(&self, address: SocketAddr) -> bool {
-        self.open.contains_key(&address)
+        self.open.contains(&address)
     }
 }
 

@@ -94,7 +94,7 @@ struct Part {
 pub struct Files {
     /// The folder could be listed once.
     listed: bool,
-    files: BTreeMap<Arc<Path>, File>,
+    known: BTreeMap<Arc<Path>, File>,
     owners: BTreeMap<Id, Arc<Path>>,
     /// Objects with the further files that they stand in.
     doubles: BTreeMap<Id, BTreeSet<Arc<Path>>>,
@@ -111,7 +111,7 @@ impl Files {
     pub fn poll(&mut self, folder: &Path, sink: Sink<'_>) -> io::Result<bool> {
         let now = list(folder)?;
         let gone: Vec<Arc<Path>> = self
-            .files
+            .known
             .keys()
             .filter(|path| !now.contains_key(&***path))
             .cloned()
@@ -121,13 +121,13 @@ impl Files {
         self.listed = true;
         let mut broke = BTreeSet::new();
         for path in gone {
-            let file = self.files.remove(&path).unwrap_or_default();
+            let file = self.known.remove(&path).unwrap_or_default();
             for id in file.ids {
                 self.disown(&path, id, &mut lost);
             }
         }
         for (path, stamp) in &now {
-            let known = self.files.get_key_value(&**path);
+            let known = self.known.get_key_value(&**path);
             let same = known.filter(|(_, file)| !file.unsettled && file.stamp == Some(*stamp));
             if same.is_none() {
                 let path =
@@ -149,7 +149,7 @@ impl Files {
     }
 
     fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.files
+        self.known
             .values()
             .filter_map(|file| file.cluster.as_deref())
     }
@@ -180,7 +180,7 @@ impl Files {
 
     /// What could not be read.
     pub fn errors(&self) -> Vec<String> {
-        let each = self.files.values().flat_map(|file| &file.errors);
+        let each = self.known.values().flat_map(|file| &file.errors);
         let doubles = self.doubles.iter().flat_map(|(id, paths)| {
             let first = self.owners.get(id).map(|path| path.display().to_string());
             let first = first.unwrap_or_default();
@@ -193,7 +193,7 @@ impl Files {
 
     /// Whether a file could not be read, in whole or in part.
     pub fn is_broken(&self) -> bool {
-        self.files.values().any(|file| !file.errors.is_empty())
+        self.known.values().any(|file| !file.errors.is_empty())
     }
 
     /// True if the file broke now.
@@ -204,7 +204,7 @@ impl Files {
         lost: &mut BTreeSet<Id>,
         sink: Sink<'_>,
     ) -> bool {
-        let mut file = self.files.remove(path).unwrap_or_default();
+        let mut file = self.known.remove(path).unwrap_or_default();
         let was_well = file.errors.is_empty();
         let (manifests, errors) = match watari_manifests::load(path) {
             Ok(manifests) => {
@@ -230,7 +230,7 @@ impl Files {
         file.ids = ids.into_iter().collect();
         file.stamp = Some(stamp);
         take_cluster(&mut file, &manifests, keep);
-        self.files.insert(path.clone(), file);
+        self.known.insert(path.clone(), file);
         for event in found {
             self.own(path, event, sink);
         }
@@ -291,7 +291,7 @@ impl Files {
             self.suspects.extend(broke);
             return;
         }
-        let files = &self.files;
+        let files = &self.known;
         let broken = |path: &Arc<Path>| files.get(path).is_some_and(|file| !file.errors.is_empty());
         self.suspects.retain(broken);
         let mut all = lost;

@@ -31,6 +31,9 @@ const PROGRAMMING_LIMITS: &[f64] = &[
 
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
+type Pick = fn(&Family) -> &Histogram;
+type Time = fn(&Family) -> f64;
+
 /// What is measured of one family.
 #[derive(Debug, Clone)]
 struct Family {
@@ -180,7 +183,6 @@ impl Numbers {
     }
 
     fn write_syncs(&self, page: &mut Page) {
-        type Pick = fn(&Family) -> &Histogram;
         let histograms: [(&'static str, &str, Pick); 4] = [
             (
                 "kubeproxy_sync_proxy_rules_duration_seconds",
@@ -209,7 +211,6 @@ impl Numbers {
                 metric.histogram(&[("ip_family", label)], pick(family));
             }
         }
-        type Time = fn(&Family) -> f64;
         let times: [(&'static str, &str, Time); 2] = [
             (
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",

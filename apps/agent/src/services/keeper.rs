@@ -33,6 +33,10 @@ pub struct Synced {
 
 /// Services as they are desired, and what is to be done about them.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is something to be done or not, apart from the others"
+)]
 pub struct Keeper {
     pub(crate) compiler: Compiler,
     board: Arc<Board>,

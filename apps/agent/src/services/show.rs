@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -206,12 +207,13 @@ fn row(view: &ServiceView) -> ServiceRow {
         }
     }
     let ports = ports.into_iter().map(|((first, last, protocol), nodes)| {
+        // Writing to a string cannot fail.
         let mut words = first.to_string();
         if first != last {
-            words.push_str(&format!("-{last}"));
+            let _ = write!(words, "-{last}");
         }
         for node in nodes {
-            words.push_str(&format!(":{node}"));
+            let _ = write!(words, ":{node}");
         }
         format!("{words}/{protocol}")
     });

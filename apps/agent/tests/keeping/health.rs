@@ -35,10 +35,11 @@ fn until_answer(agent: &mut Agent, node: &Node, at: &str, wanted: u16) {
 }
 
 fn local_service(endpoints: &[(&str, &str)]) -> String {
-    let endpoints: String = endpoints
+    let endpoints: Vec<String> = endpoints
         .iter()
         .map(|(address, node)| format!("- {{addresses: [{address}], nodeName: {node}}}\n"))
         .collect();
+    let endpoints = endpoints.concat();
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\n\
          spec: {{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 32000, clusterIP: \

@@ -22,7 +22,7 @@ pub fn service(
 ) -> String {
     let all = endpoints.iter().map(|at| (at, true));
     let all = all.chain(ending.iter().map(|at| (at, false)));
-    let endpoints: String = all
+    let endpoints: Vec<String> = all
         .map(|(at, ready)| {
             format!(
                 "- {{addresses: [{at}], nodeName: node1, conditions: {{ready: {ready}, serving: true, \
@@ -34,7 +34,7 @@ pub fn service(
     let endpoints = if endpoints.is_empty() {
         "[]\n".to_owned()
     } else {
-        format!("\n{endpoints}")
+        format!("\n{}", endpoints.concat())
     };
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: ClusterIP, clusterIP: {address}, \
@@ -115,49 +115,52 @@ fn services_come_change_and_go() {
         assert_eq!(there.cidrs, ["10.96.0.0/16".parse().unwrap()].into());
         assert!(there.addresses.contains_key(&"10.96.0.9".parse().unwrap()));
 
-        // A file that says the same again, and nothing at all.
-        node.tables.take_journal();
-        put(
-            &node,
-            "web.yaml",
-            &service("web", "10.96.0.9", 80, &["10.244.1.2", "10.244.1.3"], &[]),
-        );
-        put(
-            &node,
-            "else.yaml",
-            "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n",
-        );
-        let end = std::time::Instant::now() + Duration::from_secs(3);
-        until(agent, "time to pass", |_| std::time::Instant::now() > end);
-        assert_eq!(
-            node.tables.take_journal(),
-            [],
-            "an unchanged Service costs nothing"
-        );
-
-        // One more endpoint: its entry, its slot, the set.
-        put(
-            &node,
-            "web.yaml",
-            &service(
-                "web",
-                "10.96.0.9",
-                80,
-                &["10.244.1.2", "10.244.1.3", "10.244.1.5"],
-                &[],
-            ),
-        );
-        let more = ["10.244.1.2:8080", "10.244.1.3:8080", "10.244.1.5:8080"];
-        until_members(agent, &node, "default/web:http", &more);
-        let writes = node.tables.take_journal();
-        assert!(writes.len() <= 5, "{writes:?}");
-
+        only_what_changes_is_written(agent, &node);
         fs::remove_file(node.cluster().join("db.yaml")).unwrap();
         let tables = node.tables.clone();
         let status = until(agent, "db to go", move |_| members(&tables).len() == 1);
         assert_eq!(status.repairs, 0, "{status:#?}");
         until_healthy(agent);
     });
+}
+
+fn only_what_changes_is_written(agent: &mut Agent, node: &Node) {
+    // A file that says the same again, and nothing at all.
+    node.tables.take_journal();
+    put(
+        node,
+        "web.yaml",
+        &service("web", "10.96.0.9", 80, &["10.244.1.2", "10.244.1.3"], &[]),
+    );
+    put(
+        node,
+        "else.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n",
+    );
+    let end = std::time::Instant::now() + Duration::from_secs(3);
+    until(agent, "time to pass", |_| std::time::Instant::now() > end);
+    assert_eq!(
+        node.tables.take_journal(),
+        [],
+        "an unchanged Service costs nothing"
+    );
+
+    // One more endpoint: its entry, its slot, the set.
+    put(
+        node,
+        "web.yaml",
+        &service(
+            "web",
+            "10.96.0.9",
+            80,
+            &["10.244.1.2", "10.244.1.3", "10.244.1.5"],
+            &[],
+        ),
+    );
+    let more = ["10.244.1.2:8080", "10.244.1.3:8080", "10.244.1.5:8080"];
+    until_members(agent, node, "default/web:http", &more);
+    let writes = node.tables.take_journal();
+    assert!(writes.len() <= 5, "{writes:?}");
 }
 
 #[test]
