@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use watari_abi::{Counter, Reason};
+use watari_abi::{Counter, Reason, StackPort, maps};
 use watari_bpf::balance::Departed;
 use watari_bpf::{Attachment, Clients, Datapath as _, Map, PinDir, netns_cookie};
 use watari_model::{EndpointSlice, Protocol};
@@ -223,6 +223,11 @@ impl Cluster {
         std::mem::take(&mut self.balancers)
     }
 
+    /// Gives back what was taken.
+    pub fn put_balancers(&mut self, balancers: Balancers) {
+        self.balancers = balancers;
+    }
+
     /// Ends what is connected to backends that are gone, as an agent does: connections are
     /// forgotten, and sockets are told.
     ///
@@ -242,9 +247,9 @@ impl Cluster {
     fn end_at(&self, node: usize, gone: &[Departed]) -> Result<()> {
         let (place, root) = (&self.bed.nodes[node], self.datapaths.root(node));
         let attachment = self.loading.attachment;
-        let ended = place.netns.enter(|| -> Result<_> {
-            Ok(watari_bpf::Node::open(root, attachment)?.end(gone)?)
-        })?;
+        let ended = place
+            .netns
+            .enter(|| -> Result<_> { Ok(watari_bpf::Node::open(root, attachment)?.end(gone)?) })?;
         let mut wanted: BTreeMap<Transport, BTreeMap<u64, SocketAddr>> = BTreeMap::new();
         for (key, service) in ended.sockets {
             let mut of = gone.iter();
@@ -263,7 +268,10 @@ impl Cluster {
             } else {
                 Transport::Udp
             };
-            wanted.entry(transport).or_default().insert(key.cookie, peer);
+            wanted
+                .entry(transport)
+                .or_default()
+                .insert(key.cookie, peer);
         }
         let pods = place.pods.iter().map(|pod| &pod.netns);
         for netns in pods.chain([&place.netns]).filter(|_| !wanted.is_empty()) {
@@ -288,6 +296,19 @@ impl Cluster {
             compiler.load([], &[] as &[EndpointSlice]);
             compiler.set_cidrs(cidrs.clone());
         });
+    }
+
+    /// No pod has used a port by the stack: what processes of a node and somebody outside have said
+    /// to pods is forgotten, else the stack would get the packets of others to the same port for
+    /// some minutes, which go nowhere where it has no routes.
+    pub fn forget_stack_ports(&self) -> Result<()> {
+        for node in 0..self.bed.nodes.len() {
+            let map = self.map::<StackPort, u64>(node, maps::STACK_PORTS)?;
+            for (key, _) in map.entries()? {
+                map.remove(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// A node is in a zone from now on.

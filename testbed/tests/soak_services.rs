@@ -317,9 +317,8 @@ fn begin(cluster: &mut Cluster) -> (BTreeMap<u16, State>, Vec<RwLock<History>>) 
     (states, histories)
 }
 
-fn churn(attachment: Attachment, count: usize) {
-    let mut cluster = Cluster::new(PODS, attachment).unwrap();
-    cluster.blackhole(true);
+fn churn(mut cluster: Cluster, attachment: Attachment, count: usize) -> Cluster {
+    cluster.reattach(attachment).unwrap();
     let (mut states, histories) = begin(&mut cluster);
     let findings = Findings::default();
     let over = AtomicBool::new(false);
@@ -370,11 +369,16 @@ fn churn(attachment: Attachment, count: usize) {
     let some = &wrong[..wrong.len().min(5)];
     assert!(wrong.is_empty(), "{} were wrong: {some:#?}", wrong.len());
     assert!(opened > count * 2, "only {opened} connections");
+    cluster.put_balancers(balancers);
+    cluster.forget_all();
+    cluster
 }
 
 #[test]
 fn soak_services_change_under_clients() {
+    let mut cluster = Cluster::new(PODS, Attachment::Tcx).unwrap();
+    cluster.blackhole(true);
     for attachment in [Attachment::Tcx, Attachment::Clsact] {
-        churn(attachment, changes());
+        cluster = churn(cluster, attachment, changes());
     }
 }

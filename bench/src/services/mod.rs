@@ -46,7 +46,7 @@ const FULL: Sizes = Sizes {
     packets: 2000,
     program: (10_000, 10, 5),
     change: (50_000, 4, 1000),
-    their_changes: 5,
+    their_changes: 3,
 };
 
 const QUICK: Sizes = Sizes {

@@ -7,7 +7,7 @@ use watari_testbed::{Datapaths, Loading};
 
 use super::change;
 use super::peers::{Form, Mode};
-use super::roads::{LOADING, bed};
+use super::roads::{LOADING_WHOLE, bed};
 use super::tables::{Snapshot, Tables, worked};
 use super::world::World;
 use super::{Sizes, pairs};
@@ -86,12 +86,12 @@ fn theirs(world: &World, ours: &[f64], sizes: Sizes) -> Result<Vec<Row>> {
         let bed = bed(1)?;
         let node = &bed.nodes[0].netns;
         let case = format!("program/{}", world.services);
-        let Some(took) = mode.apply(node, &mode.all(world, Form::Whole), LOADING)? else {
+        let Some(took) = mode.apply(node, &mode.all(world, Form::Whole), LOADING_WHOLE)? else {
             eprintln!(
-                "{case} of {} is left out: more than {LOADING:?}",
+                "{case} of {} is left out: more than {LOADING_WHOLE:?}",
                 mode.name()
             );
-            let seconds = [LOADING.as_secs_f64()];
+            let seconds = [LOADING_WHOLE.as_secs_f64()];
             let case = format!("{case}/{}/left-out", mode.name());
             rows.push(Row::value(case, "s", &seconds));
             continue;

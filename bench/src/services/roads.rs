@@ -18,6 +18,8 @@ use super::world::World;
 const MTU: u32 = 1500;
 /// How long kube-proxy's rules may take to be loaded. Whatever takes longer is left out, and said.
 pub const LOADING: Duration = Duration::from_secs(90);
+/// How long where loading them is what is measured.
+pub const LOADING_WHOLE: Duration = Duration::from_secs(150);
 
 /// So many nodes with two pods each: on the first one a client and a server.
 pub fn bed(nodes: u8) -> Result<Bed> {

@@ -109,6 +109,8 @@ pub struct Packet {
     pub(crate) moves: Moves,
     /// It comes from outside the cluster.
     pub(crate) outside: bool,
+    /// The stack has to tell its sender that it cannot go on.
+    pub(crate) stopped: bool,
     /// The packet that it quotes, if it is an ICMP error.
     pub(crate) quoted: Quoted,
     /// How extension headers were passed, its own or those of the packet that it quotes.

@@ -104,7 +104,9 @@ fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let Some(header) = env.fixed::<F::Header>(ETHERNET) else {
         return refuse(packet, Reason::Malformed);
     };
+    packet.stopped = false;
     if F::hops(&header) == HopLimit::Expired {
+        packet.stopped = true;
         return expired(env);
     }
     let query = RouteQuery {
@@ -126,6 +128,7 @@ fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
             End::Forward
         }
         Route::TooLong => {
+            packet.stopped = true;
             env.count(Counter::TooLong);
             End::Stack
         }

@@ -1,6 +1,6 @@
 //! Translation: a connection's other address and port, in the packet and in what it quotes.
 
-use watari_abi::{Reason, Tuple};
+use watari_abi::{Hook, Reason, Tuple};
 use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, crc32c, icmp};
 
 use crate::packet::{Packet, Part, Quoted};
@@ -170,10 +170,18 @@ pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
         return End::Drop;
     }
     if moves {
-        seek_and_send(env, packet)
-    } else {
-        send(env, packet)
+        return seek_and_send(env, packet);
     }
+    let end = send(env, packet);
+    // What a pod answers has an address of this node for its source by now, which the stack takes
+    // from no link. It tells the pod of the packet as that sent it.
+    if end == End::Stack && packet.stopped && packet.hook == Hook::FromPod as u8 {
+        packet.to = packet.key.tuple(packet.side);
+        if !env.turn(packet) {
+            return End::Drop;
+        }
+    }
+    end
 }
 
 /// Translates the packet, which goes on where it is.

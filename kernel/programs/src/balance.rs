@@ -41,10 +41,11 @@ macro_rules! functions {
             /// caller's may be one.
             #[unsafe(no_mangle)]
             #[inline(never)]
+            #[allow(clippy::cast_lossless, reason = "a number, or yes and no")]
             pub extern "C" fn $name(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
                 // Who does not use its context would be called with anything in its place.
                 // SAFETY: no instruction.
-                unsafe { asm!("/* {0} */", in(reg) skb, options(nomem, nostack)) };
+                unsafe { asm!("/* {0} */", in(reg) skb.addr(), options(nomem, nostack)) };
                 // SAFETY: the callers lend it a `Packet`, and the verifier sees to it.
                 match unsafe { packet.as_mut() } {
                     Some(packet) => $($path)::+(&mut Tc { skb }, packet) as u32,

@@ -37,6 +37,10 @@ pub fn is_service_address(address: &Address) -> bool {
 
 /// Both fields in one access: user space replaces them as one word.
 #[inline(always)]
+#[allow(
+    clippy::cast_ptr_alignment,
+    reason = "the kernel aligns the values of an array to eight bytes"
+)]
 pub fn set(number: u32) -> Set {
     let Some(place) = SETS.get_ptr(number) else {
         return Set::default();

@@ -174,8 +174,8 @@ impl Keeper {
 
     /// All that was heard of is to hold, unless `is_answer` is false: then the kernel stays as it is.
     pub fn heard(&mut self, is_answer: bool) {
-        self.waits = !is_answer;
-        if self.waits || self.heard == (0, 0) {
+        let waited = std::mem::replace(&mut self.waits, !is_answer);
+        if self.waits || (self.heard == (0, 0) && !waited) {
             return;
         }
         let (services, slices) = std::mem::take(&mut self.heard);
@@ -191,6 +191,10 @@ impl Keeper {
     }
 
     fn collect(&mut self) {
+        if self.waits {
+            // Nobody is late with what is nothing to go by.
+            return;
+        }
         let changes = self.compiler.changes();
         if changes.is_empty() {
             return;

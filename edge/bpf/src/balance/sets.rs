@@ -26,6 +26,8 @@ pub(super) struct Edited {
     pub changed: bool,
     /// There are fewer slots than before.
     pub shrinks: bool,
+    /// Somebody comes.
+    pub adds: bool,
 }
 
 fn index(at: usize) -> u32 {
@@ -63,6 +65,7 @@ pub(super) fn edit(slots: &[u32], wanted: &[Share]) -> Edited {
                 edited.slots[at] = *number;
             }
             edited.writes.push((index(at), *number));
+            edited.adds = true;
         }
     }
     edited.shrinks = holes.len() > 0;
@@ -149,7 +152,8 @@ pub(super) enum When {
 /// For each class the set that it goes on with, if any, and when that is written.
 ///
 /// Whoever is to leave a set leaves it before it becomes another one; whoever is to come, comes after.
-/// Where both would have to be, none goes on with it. Where nobody leaves or comes, a set grows before
+/// Where both would have to be, none goes on with it; nor where somebody leaves and others come into it or
+/// nobody stays, since a program that asked just before still looks into it for who left. Where nobody leaves or comes, a set grows before
 /// frontends are written, and shrinks after them.
 pub(super) fn assign(
     classes: &[Class],
@@ -195,6 +199,7 @@ fn when(class: &Class, now: [u32; 3], set: u32, edited: &Edited) -> Option<When>
     match (leaves, comes) {
         _ if !edited.changed => Some(When::Early),
         (true, true) => None,
+        (true, false) if edited.adds || edited.slots.is_empty() => None,
         (true, false) => Some(When::Late),
         (false, false) if edited.shrinks => Some(When::Late),
         (false, _) => Some(When::Early),

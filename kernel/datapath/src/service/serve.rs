@@ -149,10 +149,8 @@ pub fn pick<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
     if packet.part == Part::Later || !begins {
         return Way::Refuse;
     }
-    if outside
-        && has(frontend_flags::SOURCE_RANGES)
-        && !env.is_allowed_source(frontend.service, &source)
-    {
+    // Whoever it is, as with kube-proxy; only load balancers' addresses have them.
+    if has(frontend_flags::SOURCE_RANGES) && !env.is_allowed_source(frontend.service, &source) {
         return dropped(packet, Reason::SourceRange);
     }
     let wish = Wish {

@@ -54,6 +54,7 @@ fn by_both(mtu: u32, blackholed: bool, test: impl Fn(&mut Cluster)) {
     cluster.blackhole(blackholed);
     for attachment in BOTH {
         cluster.reattach(attachment).unwrap();
+        cluster.forget_stack_ports().unwrap();
         cluster.mark();
         test(&mut cluster);
         cluster.forget_all();

@@ -225,7 +225,7 @@ fn unallocated(place: &Place, net: Net) -> Case {
         .done()
 }
 
-/// Clients outside have to be in a source range; pods need not.
+/// Clients have to be in a source range, wherever they are.
 fn source_range(place: &Place, net: Net) -> Case {
     let mut scene = scene(place, net, "source-range").serving(
         (Node, 30_080, UDP),
@@ -247,6 +247,13 @@ fn source_range(place: &Place, net: Net) -> Case {
         .shot(
             FromUplink,
             World,
+            Node,
+            body(UDP, CLIENT, 30_080, 0),
+            Verdict::Drop(Reason::SourceRange),
+        )
+        .shot(
+            FromPod,
+            A,
             Node,
             body(UDP, CLIENT, 30_080, 0),
             Verdict::Drop(Reason::SourceRange),

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use watari_abi::{Affinity, AffinityKey};
+
 use super::*;
 
 /// The tables that a journal has written to, in order.
@@ -193,9 +195,20 @@ fn a_table_of_maglev_that_finds_no_room_is_told_and_the_service_works_without() 
     assert_eq!((described.backends.len(), described.ring), (3, 0));
 }
 
+/// Remembers that a client is a backend's.
+fn remember(memory: &Memory, service: u32, client: u8, backend: u32) {
+    let table = memory.table(maps::AFFINITIES).unwrap();
+    let client = Address::from(IpAddr::from([10, 1, 1, client]));
+    let with = Affinity {
+        seen: 1,
+        backend,
+        pad: 0,
+    };
+    table.set(&[(AffinityKey { client, service }, with)]).unwrap();
+}
+
 #[test]
 fn clients_of_who_left_are_not_remembered() {
-    use watari_abi::{Affinity, AffinityKey};
     let memory = Memory::default();
     let mut balancer = Balancer::open(&memory).unwrap();
     let shape = |members: &[u8]| Shape {
@@ -209,15 +222,7 @@ fn clients_of_who_left_are_not_remembered() {
         .insert(name(2), Arc::new(wanted(2, &shape(&[5]))));
     reach(&mut balancer, &services, 0);
     let described = balancer.describe(&name(1)).unwrap();
-    let table = memory
-        .table::<AffinityKey, Affinity>(maps::AFFINITIES)
-        .unwrap();
-    let remember = |number: u32, client: u8, backend: u32| {
-        let client = Address::from(IpAddr::from([10, 1, 1, client]));
-        let key = AffinityKey {
-            client,
-            service: number,
-        };
+    let remember = |service, client, backend| remember(&memory, service, client, backend);
         table
             .set(&[(
                 key,
@@ -325,4 +330,28 @@ fn what_the_node_is_told_leaves_the_rest_as_it_is() {
         .unwrap();
     reach(&mut balancer, &Services::default(), 0);
     assert_eq!(config.stretch(0, 1).unwrap()[0].flags, config_flags::QUIET);
+}
+
+/// A program that read a frontend before it was written looks into the set that it had: nobody is in there
+/// who is behind neither of its choices.
+#[test]
+fn a_set_that_somebody_leaves_gets_no_new_members() {
+    let memory = Memory::default();
+    let mut balancer = Balancer::open(&memory).unwrap();
+    let before = Shape {
+        kinds: 2,
+        ..plain([1])
+    };
+    reach(&mut balancer, &one(&before), 0);
+    memory.take_journal();
+    // Clients outside are left nobody, and those inside another one.
+    let after = Shape {
+        external_local: true,
+        kinds: 2,
+        ..plain([2])
+    };
+    reach(&mut balancer, &one(&after), 0);
+    let set = u32::to_ne_bytes(1).to_vec();
+    let touched = |(table, key, _): &Write| *table == maps::SETS && *key == set;
+    assert!(!memory.take_journal().iter().any(touched));
 }
