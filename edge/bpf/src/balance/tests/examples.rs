@@ -204,7 +204,9 @@ fn remember(memory: &Memory, service: u32, client: u8, backend: u32) {
         backend,
         pad: 0,
     };
-    table.set(&[(AffinityKey { client, service }, with)]).unwrap();
+    table
+        .set(&[(AffinityKey { client, service }, with)])
+        .unwrap();
 }
 
 #[test]
@@ -223,17 +225,6 @@ fn clients_of_who_left_are_not_remembered() {
     reach(&mut balancer, &services, 0);
     let described = balancer.describe(&name(1)).unwrap();
     let remember = |service, client, backend| remember(&memory, service, client, backend);
-        table
-            .set(&[(
-                key,
-                Affinity {
-                    seen: 1,
-                    backend,
-                    pad: 0,
-                },
-            )])
-            .unwrap();
-    };
     let number = |at: SocketAddr| {
         described
             .backends
