@@ -117,6 +117,25 @@ const fn road(bits: u16) -> &'static str {
     }
 }
 
+/// What the table of Services says of an address and a port.
+fn frontend(found: &Found) -> (Option<String>, &'static str) {
+    match found {
+        Found::None => (None, "no Service's"),
+        Found::Frontend(frontend) => {
+            let held = format!("Service number {}", frontend.service);
+            (Some(held), "a Service's")
+        }
+        Found::Undefined => {
+            let held = "a Service's address".to_owned();
+            (Some(held), "the Service has no such port")
+        }
+        Found::Unallocated => {
+            let held = "in the range of Services' addresses".to_owned();
+            (Some(held), "no Service has that address")
+        }
+    }
+}
+
 /// The steps of a Service.
 fn service(step: &Step) -> Told {
     let end = |address: &Address, port: u16| with_port(ip(address), u16::from_be(port));
@@ -127,27 +146,9 @@ fn service(step: &Step) -> Told {
             protocol,
             found,
         } => {
-            let (held, decided) = match found {
-                Found::None => (None, "no Service's"),
-                Found::Frontend(frontend) => (
-                    Some(format!("Service number {}", frontend.service)),
-                    "a Service's",
-                ),
-                Found::Undefined => (
-                    Some("a Service's address".to_owned()),
-                    "the Service has no such port",
-                ),
-                Found::Unallocated => (
-                    Some("in the range of Services' addresses".to_owned()),
-                    "no Service has that address",
-                ),
-            };
-            told(
-                watari_abi::maps::FRONTENDS,
-                format!("{} {}", end(address, *port), protocol_name(*protocol)),
-                held,
-                decided,
-            )
+            let (held, decided) = frontend(found);
+            let asked = format!("{} {}", end(address, *port), protocol_name(*protocol));
+            told(watari_abi::maps::FRONTENDS, asked, held, decided)
         }
         Step::Backend {
             service,

@@ -85,8 +85,9 @@ mod tests {
 
     #[test]
     fn a_change_gives_what_the_whole_gives() {
-        for length in [12_usize, 13, 16, 100, 1452, 9000, 65_535] {
-            let mut bytes: Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
+        for length in [12_u16, 13, 16, 100, 1452, 9000, u16::MAX] {
+            let byte = |at: u16| at.wrapping_mul(7).wrapping_add(length).to_le_bytes()[0];
+            let mut bytes: Vec<u8> = (0..length).map(byte).collect();
             let (old, first) = (crc(&bytes), [bytes[0], bytes[1], bytes[2], bytes[3]]);
             let changed = [0x12, 0x34, 0xee, 0xff];
             bytes[..4].copy_from_slice(&changed);
@@ -94,7 +95,7 @@ mod tests {
                 old,
                 u32::from_ne_bytes(first),
                 u32::from_ne_bytes(changed),
-                length as u32,
+                length.into(),
             );
             assert_eq!(told, crc(&bytes), "{length} bytes");
         }

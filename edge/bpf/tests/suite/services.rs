@@ -109,19 +109,19 @@ impl Stage {
             .insert(&0_u32, &config)
             .expect("the config");
     }
+}
 
-    /// What a pod reads from the Service by TCP.
-    fn asks(&self, pod: &Pod, service: &str) -> std::io::Result<String> {
-        let at = SocketAddr::new(address(service), 80);
-        pod.ns.enter(|| {
-            let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            assert_eq!(stream.peer_addr()?, at, "the socket knows the Service");
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })
-    }
+/// What a pod reads from the Service by TCP.
+fn asks(pod: &Pod, service: &str) -> std::io::Result<String> {
+    let at = SocketAddr::new(address(service), 80);
+    pod.ns.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        assert_eq!(stream.peer_addr()?, at, "the socket knows the Service");
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
 }
 
 fn address(text: &str) -> IpAddr {
@@ -133,9 +133,9 @@ fn a_pod_reaches_a_backend_through_its_service() {
     let stage = Stage::new();
     for (service, backend) in SERVICES.iter().zip(&stage.backend.addresses) {
         let at = SocketAddr::new(*backend, 8080).to_string();
-        assert_eq!(stage.asks(&stage.client, service).expect("an answer"), at);
+        assert_eq!(asks(&stage.client, service).expect("an answer"), at);
         // A pod that gets itself.
-        assert_eq!(stage.asks(&stage.backend, service).expect("an answer"), at);
+        assert_eq!(asks(&stage.backend, service).expect("an answer"), at);
         let answer = stage.client.ns.enter(|| {
             let any = if backend.is_ipv4() {
                 "0.0.0.0:0"

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use watari_model::Protocol;
 use watari_testbed::said::{Said, end};
-use watari_testbed::witness::{LONGEST, Talk};
+use watari_testbed::witness::LONGEST;
 use watari_testbed::{Cluster, WAYS, Way, Who};
 use watari_testkit::Netns;
 
