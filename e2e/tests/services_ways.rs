@@ -268,68 +268,51 @@ fn is_told(lab: &TestLab) {
     let frontends = detail["balancers"].as_array().expect("balancers").iter();
     let mut frontends = frontends.flat_map(|one| one["frontends"].as_array().expect("frontends"));
     assert!(frontends.all(|one| one["programmed"] == true), "{detail}");
+    let address = cluster_ips(lab, "talk")[0];
+    its_connection_is_told(lab, SocketAddr::new(address, 7));
 
+    let to = format!("{address}:80");
+    let words = ["trace", "--json", "--reply", "client", &to];
+    let trace: Value = serde_json::from_str(&lab.watari(&words)).expect("a trace");
+    let last = trace["reply"]["hops"]
+        .as_array()
+        .and_then(|hops| hops.last());
+    let verdict = &last.expect("the reply")["verdict"]["verdict"];
+    assert_eq!(verdict, "deliver", "{trace:#}");
+    let text = lab.watari(&["trace", "client", &to]);
+    let told = text.contains("Service") && text.contains("Delivered to default/talk");
+    assert!(told, "{text}");
+}
+
+/// A connection of a pod that was given its endpoint at its socket.
+fn its_connection_is_told(lab: &TestLab, to: SocketAddr) {
     let client = pod_of(lab, "client")["podIPs"][0].clone();
-    let address = cluster_ips(lab, "talk")[0].to_string();
-    let mut talk = Talk::start(
-        lab,
-        At::Lab("client"),
-        SocketAddr::new(cluster_ips(lab, "talk")[0], 7),
-    );
+    let mut talk = Talk::start(lab, At::Lab("client"), to);
     talk.goes_on("before it is looked for");
-    let words = [
-        "flows",
-        "--json",
-        "--node",
-        "node1",
-        "--service",
-        "talk",
-        "--pod",
-        "client",
-    ];
-    let flows = lab.watari(&words);
+    let of = ["--service", "talk", "--pod", "client"];
+    let flows = lab.watari(&[&["flows", "--json", "--node", "node1"], &of[..]].concat());
     let flows = flows
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"));
     let flows: Vec<Value> = flows.collect();
-    let found = flows
-        .iter()
-        .find(|flow| flow["translation"]["destination"] == format!("{address}:7"));
+    let is_it = |flow: &&Value| flow["translation"]["destination"] == to.to_string();
+    let found = flows.iter().find(is_it);
     let found = found.unwrap_or_else(|| panic!("no flow in {flows:#?}"));
     assert_eq!(found["translation"]["name"], "default/talk:talk");
-    assert_eq!(
-        (&found["source"]["address"], &found["translation"]["kind"]),
-        (&client, &"socket".into())
-    );
+    assert_eq!(found["translation"]["kind"], "socket");
+    assert_eq!(found["source"]["address"], client);
+}
 
-    let words = [
-        "trace",
-        "--json",
-        "--reply",
-        "client",
-        &format!("{address}:80"),
-    ];
-    let trace: Value = serde_json::from_str(&lab.watari(&words)).expect("a trace");
-    let last = trace["reply"]["hops"]
-        .as_array()
-        .and_then(|hops| hops.last())
-        .expect("the reply");
-    assert_eq!(last["verdict"]["verdict"], "deliver", "{trace:#}");
-    let text = lab.watari(&["trace", "client", &format!("{address}:80")]);
-    assert!(
-        text.contains("Service") && text.contains("Delivered to default/talk"),
-        "{text}"
-    );
-
+/// What kube-proxy would answer.
+fn health_and_metrics(lab: &TestLab) {
     let get = |url: &str| lab.watari(&["lab", "exec", "node1", "--", "curl", "-sf", "-m3", url]);
     assert!(get("http://127.0.0.1:10256/healthz").contains("\"nodeEligible\": true"));
     assert!(!get("http://127.0.0.1:10256/livez").is_empty());
     let metrics = get("http://127.0.0.1:10249/metrics");
-    assert!(metrics.contains("watari_services 2\n"), "{metrics}");
-    assert!(
-        metrics.contains("kubeproxy_sync_proxy_rules_duration_seconds_count"),
-        "{metrics}"
-    );
+    let count = "kubeproxy_sync_proxy_rules_duration_seconds_count";
+    for part in ["watari_services 2\n", count] {
+        assert!(metrics.contains(part), "{part} in {metrics}");
+    }
 }
 
 #[test]
@@ -340,6 +323,7 @@ fn a_service_is_reached_from_everywhere_on_a_switch() {
     cluster_address_from_inside(&lab);
     a_local_service(&lab, &outside);
     is_told(&lab);
+    health_and_metrics(&lab);
 }
 
 #[test]
@@ -359,6 +343,7 @@ fn a_service_is_reached_from_everywhere_on_azure() {
     }
     a_local_service(&lab, &outside);
     is_told(&lab);
+    health_and_metrics(&lab);
 }
 
 /// Connections by every way, from `client`, from a node and from outside.
