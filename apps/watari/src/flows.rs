@@ -1,7 +1,7 @@
 //! `watari flows`: the connections of a node.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::ValueEnum;
 use watari_agent::{Ask, End, Filter, Names, Row};
@@ -152,7 +152,12 @@ fn show(row: &Row) -> String {
     } else {
         String::new()
     };
-    let mut to = end(&row.destination);
+    let (mut from, mut to) = (end(&row.source), end(&row.destination));
+    if let Some(before) = &row.translation
+        && before.source != SocketAddr::new(row.source.address, row.source.port)
+    {
+        from = format!("{} as {from}", before.source);
+    }
     if let Some(through) = &row.translation
         && let Some(service) = &through.name
     {
@@ -162,7 +167,7 @@ fn show(row: &Row) -> String {
     line([
         &row.event,
         &row.protocol,
-        &end(&row.source),
+        &from,
         &to,
         &row.state,
         &row.road,

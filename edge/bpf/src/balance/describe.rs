@@ -5,11 +5,10 @@ use watari_abi::{ServiceName as Text, maps};
 use watari_model::Protocol;
 use watari_tables::{BalancerName, Frontend, FrontendKind};
 
-use super::numbers;
 use super::observe::frontends;
 use super::shadow::{Role, Rooms, Shadow};
-use super::stretches::Stretch;
 use super::words::name_of;
+use super::{maglev, numbers, rebuild};
 use crate::error::BpfError;
 use crate::map::Map;
 use crate::pins::PinDir;
@@ -88,6 +87,9 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
         }
     }
     let ring = shadow.sets.get(&record.ring).and_then(|kept| kept.stretch);
+    let outside = record.roles[Role::Outside as usize];
+    // What is written of its stretch, which has room for a power of two.
+    let written = |_| maglev::size(rebuild::members(shadow, outside).len());
     let frontends = frontends(shadow, record).into_iter();
     Some(Described {
         number: record.number,
@@ -96,7 +98,7 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
             .map(|(at, kind)| DescribedFrontend { at, kind })
             .collect(),
         backends: backends.into_values().collect(),
-        ring: ring.map_or(0, Stretch::room),
+        ring: ring.map_or(0, written),
     })
 }
 

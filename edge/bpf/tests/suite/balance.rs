@@ -105,7 +105,7 @@ fn services_are_reached_kept_over_a_restart_and_an_upgrade_and_removed() {
         assert_eq!(difference(&observed, &wanted), []);
         assert_eq!(observed.strays, [""; 0]);
         let described = kernel.describe(&name(7)).unwrap();
-        assert_eq!((described.backends.len(), described.ring), (10, 1024));
+        assert_eq!((described.backends.len(), described.ring), (10, 1021));
         // Another process.
         let names = ServiceNames::open(&PinDir::current(&root)).unwrap();
         assert_eq!(
