@@ -480,7 +480,7 @@ pub(super) fn ring_of(shadow: &Shadow, members: &words::Members) -> Vec<u32> {
 }
 
 /// Entries of their table: a prime below 2^16.
-fn ring_size(members: usize) -> u32 {
+pub(super) fn ring_size(members: usize) -> u32 {
     count(watari_services::ring_size(members))
 }
 

@@ -5,10 +5,11 @@ use watari_abi::{ServiceName as Text, maps};
 use watari_model::Protocol;
 use watari_tables::{BalancerName, Frontend, FrontendKind};
 
+use super::change::ring_size;
 use super::observe::frontends;
 use super::shadow::{Role, Rooms, Shadow};
 use super::words::name_of;
-use super::{maglev, numbers, rebuild};
+use super::{numbers, rebuild};
 use crate::error::BpfError;
 use crate::map::Map;
 use crate::pins::PinDir;
@@ -89,7 +90,7 @@ pub(super) fn describe(shadow: &Shadow, name: &BalancerName) -> Option<Described
     let ring = shadow.sets.get(&record.ring).and_then(|kept| kept.stretch);
     let outside = record.roles[Role::Outside as usize];
     // What is written of its stretch, which has room for a power of two.
-    let written = |_| maglev::size(rebuild::members(shadow, outside).len());
+    let written = |_| ring_size(rebuild::members(shadow, outside).len());
     let frontends = frontends(shadow, record).into_iter();
     Some(Described {
         number: record.number,
