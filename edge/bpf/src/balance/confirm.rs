@@ -162,7 +162,9 @@ fn same_slots<L: Layer>(
         for (base, count, set) in &rest[..upto] {
             let at = (base - first) as usize;
             let own = slots.get(at..at + *count as usize);
-            if own != Some(shadow.slots(*set)) {
+            // A number that is not known may be somebody's: its entry was not read.
+            let known = |number: &u32| shadow.numbers.get(*number).is_some();
+            if own != Some(shadow.slots(*set)) || !shadow.slots(*set).iter().all(known) {
                 return Ok(false);
             }
         }

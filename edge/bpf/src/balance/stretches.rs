@@ -16,7 +16,8 @@ impl Stretch {
     /// The order that has room for so many slots.
     pub fn order_for(count: u32) -> u8 {
         // At most 31: more than that no array has.
-        u8::try_from(count.max(1).next_power_of_two().trailing_zeros()).unwrap_or(31)
+        let room = count.max(1).checked_next_power_of_two();
+        room.map_or(31, |room| u8::try_from(room.trailing_zeros()).unwrap_or(31))
     }
 }
 
