@@ -20,6 +20,9 @@ pub enum At<'a> {
 
 impl At<'_> {
     /// A command that runs there.
+    ///
+    /// # Panics
+    /// When there is no such pod.
     pub fn command(self, lab: &TestLab, words: &[&str]) -> Command {
         match self {
             Self::Lab(place) => {
