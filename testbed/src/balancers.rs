@@ -18,6 +18,8 @@ pub struct Balancers(Vec<Balanced>);
 struct Balanced {
     compiler: Compiler,
     balancer: Balancer<PinDir>,
+    /// Those that left and drained when they were last asked about.
+    draining: Vec<Left>,
 }
 
 /// A backend that a node gives to nobody any more.
@@ -49,7 +51,11 @@ impl Balancers {
             ..Options::default()
         });
         compiler.set_node(&own);
-        self.0.push(Balanced { compiler, balancer });
+        self.0.push(Balanced {
+            compiler,
+            balancer,
+            draining: Vec::new(),
+        });
         Ok(())
     }
 
@@ -88,6 +94,11 @@ impl Balancers {
                     drains: known.is_some_and(|known| known.terminating && known.serving),
                 }
             }));
+            left.append(&mut node.drained());
+            let draining = left
+                .iter()
+                .filter(|left| left.node == number && left.drains);
+            node.draining.extend(draining.cloned());
         }
         left
     }
@@ -112,6 +123,27 @@ impl Balancers {
                 compiler.remove_slice(&slice.name);
             }
         })
+    }
+}
+
+impl Balanced {
+    /// Those that drained, and are no endpoints any more: they leave once more, for good.
+    fn drained(&mut self) -> Vec<Left> {
+        let mut gone = Vec::new();
+        for left in std::mem::take(&mut self.draining) {
+            let name = left.name.as_ref();
+            let known = name.and_then(|name| self.compiler.knows(name, left.departed.at));
+            match known {
+                Some(known) if known.terminating && known.serving => self.draining.push(left),
+                // It takes connections again.
+                Some(known) if known.ready => {}
+                _ => gone.push(Left {
+                    drains: false,
+                    ..left
+                }),
+            }
+        }
+        gone
     }
 }
 

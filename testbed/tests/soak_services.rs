@@ -57,6 +57,15 @@ struct Held {
     serves: bool,
     /// Those that take connections.
     takes: BTreeSet<String>,
+    /// Those that go on with what they have. A datagram from a port that another socket had a moment
+    /// before is of what they have, for all that a node can see.
+    drains: BTreeSet<String>,
+}
+
+impl Held {
+    fn allows(&self, protocol: Protocol, name: &String) -> bool {
+        self.takes.contains(name) || (protocol == Protocol::Udp && self.drains.contains(name))
+    }
 }
 
 /// What was true at any time from one moment to another.
@@ -139,6 +148,12 @@ fn held(there: bool, ends: &[End]) -> Held {
         serves: there && !takes.is_empty(),
         takes: if there {
             takes.into_iter().map(name).collect()
+        } else {
+            BTreeSet::new()
+        },
+        drains: if there {
+            let drains = ends.iter().filter(|end| end.terminating && end.serving);
+            drains.map(name).collect()
         } else {
             BTreeSet::new()
         },
@@ -227,7 +242,8 @@ impl Findings {
         let right = match asked {
             Ok(seen) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
-                eras.iter().any(|held| held.takes.contains(&seen.name))
+                let allows = |held: &&Held| held.allows(client.protocol, &seen.name);
+                eras.iter().any(allows)
             }
             Err(failure) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);

@@ -159,7 +159,10 @@ fn page(detail: &ServiceDetail) -> String {
         );
     }
     if detail.direct_return {
-        let _ = writeln!(text, "endpoints answer clients outside by themselves");
+        let _ = writeln!(
+            text,
+            "endpoints shall answer clients outside by themselves: without effect so far"
+        );
     }
     for part in &detail.parts {
         text.push_str(&part_page(part));
