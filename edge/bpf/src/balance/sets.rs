@@ -192,10 +192,8 @@ fn when(class: &Class, now: [u32; 3], set: u32, edited: &Edited) -> Option<When>
     let leaves = Role::ALL
         .iter()
         .any(|role| now[*role as usize] == set && !has(role));
-    let comes = class.roles.iter().any(|role| {
-        let from = now[*role as usize];
-        from != set && from != 0
-    });
+    // Be it from nobody: who had none is given none that are on their way out.
+    let comes = class.roles.iter().any(|role| now[*role as usize] != set);
     match (leaves, comes) {
         _ if !edited.changed => Some(When::Early),
         (true, true) => None,
