@@ -79,7 +79,7 @@ impl Soak {
         wait_until(PATIENCE, "a healthy node", || status()["healthy"] == true);
         let status = status();
         assert_eq!(status["repairs"], 0, "{when}: {status}");
-        let is_other = status["datapath"]["abi"] != ABI_VERSION.to_string();
+        let is_other = status["datapath"]["abi"] != *ABI_VERSION.to_string();
         assert_eq!(is_other, build == self.other, "{when}: {status}");
         self.traffic.goes_on(when);
         self.watch.holds(&self.lab, build, &self.one, when);

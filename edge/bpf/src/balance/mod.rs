@@ -1,6 +1,6 @@
 //! The tables of Services: brought from what they hold to what they should hold by the fewest writes.
 //!
-//! The kernel's tables are the only state. What is known here ([`shadow`]) is rebuilt from them at
+//! The kernel's tables are the only state. What is known here (`shadow`) is rebuilt from them at
 //! start, so that whoever is killed between two writes leaves a state from which the next one goes on:
 //! every frontend leads to members of the old set or of the new one at any time, and what is
 //! half done is either wanted, and done, or not, and taken away.
