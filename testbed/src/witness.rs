@@ -74,11 +74,12 @@ impl Witness {
             for address in addresses {
                 for port in ports {
                     let at = SocketAddr::new(*address, *port);
-                    let listener = bind(at);
+                    let listener = bind(at, TcpListener::bind);
                     let listener = listener.with_context(|| format!("cannot listen on {at}"))?;
                     listener.set_nonblocking(true)?;
                     serving.listeners.push((at, listener));
-                    let socket = UdpSocket::bind(at)?;
+                    let socket = bind(at, UdpSocket::bind);
+                    let socket = socket.with_context(|| format!("cannot have {at}"))?;
                     socket.set_nonblocking(true)?;
                     serving.sockets.push((at, socket));
                 }
@@ -94,12 +95,12 @@ impl Witness {
     }
 }
 
-/// Listens, as soon as the socket of who listened there before is gone: a child of this process has
-/// it until it executes its program.
-fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+/// Binds, as soon as the socket of who had that before is gone: a child of this process has it until
+/// it executes its program.
+fn bind<T>(at: SocketAddr, bind: fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match TcpListener::bind(at) {
+        match bind(at) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -39,8 +39,11 @@ pub use socket::{SocketHook, Talk, Talks, socket_flags};
 pub const ABI_VERSION: u32 = if cfg!(feature = "other-abi") {
     OTHER_ABI
 } else {
-    2
+    OWN_ABI
 };
+
+/// The version that is built but for those tests.
+pub const OWN_ABI: u32 = 2;
 
 /// The version that only tests build (feature `other-abi`): [`Connection`] has one more field.
 pub const OTHER_ABI: u32 = 1_000_001;
