@@ -21,14 +21,15 @@ const SETTLED: Duration = Duration::from_mins(3);
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// A lab of one node with an agent; down with this value.
-struct Lab {
+pub struct Lab {
     name: String,
     watari: PathBuf,
     dir: TempDir,
 }
 
 impl Lab {
-    fn up() -> Result<Self> {
+    /// Brings it up.
+    pub fn up() -> Result<Self> {
         let here = std::env::current_exe().context("cannot find this program")?;
         let lab = Self {
             name: format!("bench-{}", std::process::id()),
@@ -47,11 +48,16 @@ impl Lab {
         Ok(file.to_string_lossy().into_owned())
     }
 
-    /// Whether the agent has nothing more to do about that many pods.
-    fn is_idle(&self, pods: usize) -> Result<bool> {
+    /// What the agent says of itself.
+    pub fn status(&self) -> Result<Value> {
         let words = ["status", "--json", "--node", "node1", "--lab", &self.name];
         let output = Command::new(&self.watari).args(words).output()?;
-        let status: Value = serde_json::from_slice(&output.stdout).context("no status")?;
+        serde_json::from_slice(&output.stdout).context("no status")
+    }
+
+    /// Whether the agent has nothing more to do about that many pods.
+    fn is_idle(&self, pods: usize) -> Result<bool> {
+        let status = self.status()?;
         let kept = status["kept"].as_array().map_or(0, Vec::len);
         Ok(status["healthy"] == true && status["toPromote"] == 0 && kept >= pods)
     }
@@ -89,7 +95,7 @@ impl Lab {
     }
 
     /// The agent's directory under `/proc`, found by its cgroup.
-    fn agent(&self) -> Result<PathBuf> {
+    pub fn agent(&self) -> Result<PathBuf> {
         let suffix = format!("/watari/{}/node1/agent", self.name);
         for entry in std::fs::read_dir("/proc")? {
             let path = entry?.path();
@@ -111,7 +117,7 @@ impl Drop for Lab {
 }
 
 /// Resident memory in KiB.
-fn resident(process: &Path) -> Result<f64> {
+pub fn resident(process: &Path) -> Result<f64> {
     let text = std::fs::read_to_string(process.join("status")).context("the agent is gone")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let line = line.context("the kernel does not say what is resident")?;

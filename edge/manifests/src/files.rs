@@ -2,13 +2,14 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::{Manifests, parse};
+use crate::Manifests;
+use crate::object::Reading;
 
 /// The longest file that is read, in bytes.
 pub const MAX_FILE: usize = 8 << 20;
 
 /// The most files that are read of one folder.
-pub const MAX_FILES: usize = 10_000;
+pub const MAX_FILES: usize = 65_536;
 
 /// A file or folder that could not be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,19 @@ pub enum LoadError {
 /// Reads a file, or every `.yaml`, `.yml` and `.json` file directly in a folder, in order of
 /// name. Hidden files are left out.
 pub fn load(path: &Path) -> Result<Manifests, LoadError> {
+    read_all(path, &mut Reading::default())
+}
+
+/// The same; each object also as it was given.
+pub fn load_whole(path: &Path) -> Result<Manifests, LoadError> {
+    let mut reading = Reading {
+        keep: true,
+        ..Reading::default()
+    };
+    read_all(path, &mut reading)
+}
+
+fn read_all(path: &Path, reading: &mut Reading) -> Result<Manifests, LoadError> {
     let failed = |path: &Path, source| LoadError::Io {
         path: path.to_owned(),
         source,
@@ -42,7 +56,7 @@ pub fn load(path: &Path) -> Result<Manifests, LoadError> {
     let mut all = Manifests::default();
     for file in files {
         let text = read(&file).map_err(|source| failed(&file, source))?;
-        all.append(parse(&file, &text));
+        all.append(crate::read(&file, &text, reading));
     }
     Ok(all.unique())
 }

@@ -13,6 +13,7 @@
 extern crate std;
 
 mod checksum;
+pub mod crc32c;
 mod ether;
 mod extension;
 mod family;

@@ -7,6 +7,7 @@
 mod floods;
 mod odd;
 mod ports;
+mod services;
 mod traffic;
 
 use watari_abi::{Counter, Reason};

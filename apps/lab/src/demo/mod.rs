@@ -2,6 +2,7 @@
 
 mod datapath;
 mod probe;
+mod service;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -56,8 +57,9 @@ pub fn demo(name: &Label, options: &Options, out: &mut impl Write) -> Result<boo
     let promises = promises(&places, out)?;
     let port = host_port(&places, out)?;
     let datapath = datapath::show(&lab, &places, out)?;
+    let service = service::show(&lab, &places, out)?;
     next(name, out)?;
-    Ok(owners && promises && port && datapath)
+    Ok(owners && promises && port && datapath && service)
 }
 
 fn title(out: &mut impl Write, text: &str) -> Result<()> {
@@ -71,7 +73,7 @@ fn apply(lab: &OpenLab, out: &mut impl Write) -> Result<()> {
         let Object::Pod(pod) = &manifest.object else {
             continue;
         };
-        let applied = pod::apply(lab, pod)?;
+        let applied = pod::apply(lab, pod, None)?;
         match applied.outcome {
             Outcome::Created { node, addresses } => {
                 writeln!(out, "{:8} {node}  {addresses}", applied.key.name)?;

@@ -1,3 +1,5 @@
+#[cfg(feature = "load")]
+mod cgroup;
 mod netlink;
 
 use std::fs;
@@ -6,6 +8,10 @@ use std::path::PathBuf;
 use watari_abi::Hook;
 use watari_model::IfName;
 
+#[cfg(feature = "load")]
+pub use self::cgroup::cgroup_root;
+#[cfg(feature = "load")]
+pub(crate) use self::cgroup::{Cgroup, SocketHooks, replace};
 use self::netlink::{Filter, HANDLE, PRIORITY, TrafficControl};
 use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};
@@ -81,7 +87,7 @@ impl Found {
 }
 
 fn is_egress(hook: Hook) -> bool {
-    matches!(hook, Hook::ToPod)
+    matches!(hook, Hook::ToPod | Hook::ToUplink)
 }
 
 fn filter_name(hook: Hook) -> String {
