@@ -503,8 +503,15 @@ fn enter_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
         }
     }
     packet.now = env.now();
-    attempt!(packet, packet.read::<F, E>(env, &header));
-    sort(packet)
+    match packet.read::<F, E>(env, &header) {
+        Ok(()) => sort(packet),
+        // What is wrong with the node's own packets is the stack's to say.
+        Err(_) if !packet.local => Read::Stack,
+        Err(reason) => {
+            packet.reason = reason as u16;
+            Read::Refused
+        }
+    }
 }
 
 /// Reads what the node itself sends.

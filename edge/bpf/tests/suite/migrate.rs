@@ -94,7 +94,8 @@ fn an_upgrade_to_another_layout_and_back_keeps_connections_pods_and_counters() {
             let there = load_image(&options, other()).unwrap();
             assert_eq!((&there.replaced[..], there.swapped), (&[own()][..], 4));
             assert!(there.connections >= 500, "{there:?}");
-            assert!(!root.join(own()).exists() && !root.join(own() + ":old").exists());
+            let old = format!("{}:old", own());
+            assert!(!root.join(own()).exists() && !root.join(old).exists());
             // A plugin of this build meets no datapath of its own.
             assert!(PodHooks::open(&root).unwrap().is_none());
             assert_longer(&PinDir::of_abi(&root, OTHER_ABI), 7);
@@ -165,7 +166,7 @@ fn a_loader_that_was_killed_is_gone_on_from() {
         let (key, wanted) = connection(9);
         node.tables().established.insert(&key, &wanted).unwrap();
         // The new generation is not complete: it is begun again.
-        std::fs::create_dir_all(root.join(own() + ":new/maps")).unwrap();
+        std::fs::create_dir_all(root.join(format!("{}:new/maps", own()))).unwrap();
         let loaded = load(&options).unwrap();
         assert!(loaded.replaced.is_empty());
         // Between the two renames.
@@ -179,7 +180,7 @@ fn a_loader_that_was_killed_is_gone_on_from() {
         let observed = node.observe().unwrap();
         assert_eq!((observed.strays, observed.tables.hooks.len()), (vec![], 2));
         // After the first rename, the new one complete.
-        rename(&own(), &(own() + ":new"));
+        rename(&own(), &format!("{}:new", own()));
         let loaded = load(&options).unwrap();
         assert!(loaded.replaced.is_empty());
         let mut node = Node::open(&root, kinds()[0]).unwrap();

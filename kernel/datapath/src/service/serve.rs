@@ -332,14 +332,10 @@ fn find_port<E: Env>(env: &mut E, packet: &mut Packet, first: u16, last: u16) ->
     let span = u32::from(last) - first + 1;
     let hash = spread(&packet.tuple, u64::from(packet.tuple.destination.words[3]));
     let start = ((u64::from(hash) * u64::from(span)) >> 32) as u32;
+    // Of fewer ports some are tried twice: the verifier of Linux 6.1 wants a bound that it can count to.
     let mut probe = 0;
-    while probe < PROBES && probe < span {
-        let offset = start + probe;
-        let offset = if offset >= span {
-            offset - span
-        } else {
-            offset
-        };
+    while probe < PROBES {
+        let offset = (start + probe) % span;
         packet.to.source_port = ((first + offset) as u16).to_be();
         if env.is_free(packet) {
             return true;

@@ -281,6 +281,14 @@ fn for_the_node(place: &Place, net: Net) -> Case {
             body(UDP, 9, TRANSLATED, 0),
             Verdict::Stack,
         )
+        // No header of TCP: the stack says so.
+        .shot(
+            FromUplink,
+            World,
+            Node,
+            Body::Raw { protocol: TCP },
+            Verdict::Stack,
+        )
         .shot(
             FromUplink,
             World,
