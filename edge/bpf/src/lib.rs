@@ -32,9 +32,9 @@ mod sockets;
 mod sweep;
 pub mod sys;
 
-#[cfg(feature = "load")]
-pub use attach::cgroup_root;
 pub use attach::{Attached, Attachment};
+#[cfg(feature = "load")]
+pub use attach::{Drivers, cgroup_root};
 pub use clients::{Clients, netns_cookie};
 #[cfg(feature = "load")]
 pub use connections::Ended;
@@ -47,7 +47,7 @@ pub use error::BpfError;
 #[cfg(feature = "load")]
 pub use fake::FakeDatapath;
 #[cfg(feature = "load")]
-pub use load::{Image, LoadOptions, Loaded, load, load_image, remove};
+pub use load::{Image, LoadOptions, Loaded, load, load_driver, load_image, remove};
 pub use map::{Map, PerCpuMap, Plain};
 #[cfg(feature = "load")]
 pub use node::{Node, NodeTables};

@@ -12,6 +12,10 @@ use crate::sys::{Pinned, ProgramFd};
 /// Where a node's datapath is pinned.
 pub const ROOT: &str = "/sys/fs/bpf/watari";
 
+/// The program at the drivers of uplinks.
+#[cfg(feature = "load")]
+pub(crate) const DRIVER_PROGRAM: &str = "xdp_uplink";
+
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS: FsType = FsType(0xcafe_4a11_u32 as _);
 
@@ -83,6 +87,24 @@ impl PinDir {
     pub fn link(&self, link: &IfName, hook: Hook) -> PathBuf {
         self.links()
             .join(format!("{}-{}", in_bpffs(link), hook.program()))
+    }
+
+    /// Where the program for drivers is pinned.
+    #[cfg(feature = "load")]
+    pub fn driver_program(&self) -> PathBuf {
+        self.0.join("programs").join(DRIVER_PROGRAM)
+    }
+
+    /// Where its links are pinned.
+    #[cfg(feature = "load")]
+    pub fn drivers(&self) -> PathBuf {
+        self.0.join("drivers")
+    }
+
+    /// Where its link at the driver of that uplink is pinned.
+    #[cfg(feature = "load")]
+    pub fn driver_link(&self, link: &IfName) -> PathBuf {
+        self.drivers().join(in_bpffs(link))
     }
 
     /// A directory for each link at which we made the clsact qdisc.

@@ -15,6 +15,7 @@ extern crate std;
 
 #[cfg(any(test, feature = "desk"))]
 pub mod desk;
+pub mod early;
 mod env;
 mod hooks;
 mod packet;
@@ -27,6 +28,7 @@ mod step;
 pub mod track;
 pub mod translate;
 
+pub use early::{Driver, Early, Hop, Resumed, at_driver};
 pub use env::{Dropped, Entry, Env, Route, RouteQuery, Table};
 pub use hooks::{Verdict, from_pod, from_uplink, to_pod, to_uplink};
 pub use packet::Packet;

@@ -131,6 +131,23 @@ pub(crate) fn find<E: Env>(env: &mut E, key: &ConnectionKey, now: u64) -> Option
         .filter(|entry| alive(entry, now).is_some())
 }
 
+/// The same, and the table that it is in.
+#[inline(always)]
+pub(crate) fn find_in<E: Env>(
+    env: &mut E,
+    key: &ConnectionKey,
+    now: u64,
+) -> Option<(E::Entry, Table)> {
+    if state::has_handshake(key.protocol)
+        && let Some(entry) = env.connection(Table::Established, key)
+        && alive(&entry, now).is_some()
+    {
+        return Some((entry, Table::Established));
+    }
+    let entry = env.connection(Table::Transient, key)?;
+    alive(&entry, now).map(|_| (entry, Table::Transient))
+}
+
 /// Its state, unless it expired.
 #[inline(always)]
 pub(crate) fn alive<T: Entry>(entry: &T, now: u64) -> Option<State> {

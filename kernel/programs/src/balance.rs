@@ -33,7 +33,7 @@ pub fn may_refuse(now: u64) -> bool {
 }
 
 macro_rules! functions {
-    ($($name:ident = $($path:ident)::+, $none:expr;)*) => {
+    ($env:ident { $field:ident: $context:ty } $($name:ident = $($path:ident)::+, $none:expr;)*) => {
         $(
             /// As the decision of that name. A global function: the verifier looks at it once and by
             /// itself. So it takes pointers as the kernel gives them there, and numbers alone come
@@ -41,13 +41,13 @@ macro_rules! functions {
             /// caller's may be one.
             #[unsafe(no_mangle)]
             #[inline(never)]
-            pub extern "C" fn $name(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+            pub extern "C" fn $name($field: *mut $context, packet: *mut Packet) -> u32 {
                 // Who does not use its context would be called with anything in its place.
                 // SAFETY: no instruction.
-                unsafe { asm!("/* {0} */", in(reg) skb, options(nomem, nostack)) };
+                unsafe { asm!("/* {0} */", in(reg) $field, options(nomem, nostack)) };
                 // SAFETY: the callers lend it a `Packet`, and the verifier sees to it.
                 match unsafe { packet.as_mut() } {
-                    Some(packet) => $($path)::+(&mut Tc { skb }, packet) as u32,
+                    Some(packet) => $($path)::+(&mut $env { $field }, packet) as u32,
                     None => $none as u32,
                 }
             }
@@ -55,7 +55,10 @@ macro_rules! functions {
     };
 }
 
+pub(crate) use functions;
+
 functions! {
+    Tc { skb: __sk_buff }
     watari_follow = service::follow, false;
     watari_known = service::known, Known::Nothing;
     watari_ask = service::ask, Whose::Nobody;

@@ -18,13 +18,18 @@ mod services;
 mod socket;
 mod tables;
 mod tc;
+mod world;
+mod xdp;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use watari_abi::Hook;
 use watari_datapath::{self as datapath, Packet, Verdict};
 
 use crate::maps::PACKET;
 use crate::tc::{Tc, verdict};
+use crate::xdp::Xdp;
 
 /// Ingress of a pod's host-side link.
 #[classifier]
@@ -48,6 +53,19 @@ pub fn from_uplink(context: TcContext) -> i32 {
 #[classifier]
 pub fn to_uplink(context: TcContext) -> i32 {
     run(&context, Hook::ToUplink, datapath::to_uplink)
+}
+
+/// At the driver of an uplink.
+#[xdp]
+pub fn xdp_uplink(context: XdpContext) -> u32 {
+    let mut env = Xdp { md: context.ctx };
+    let Some(place) = PACKET.get_ptr_mut(0) else {
+        return XDP_PASS;
+    };
+    // SAFETY: as in `run`. Neither this nor a program at a link interrupts the other.
+    let packet = unsafe { &mut *place };
+    let decided = datapath::at_driver(&mut env, packet);
+    xdp::verdict(decided)
 }
 
 /// Decides about the packet, and says so to the kernel.

@@ -21,11 +21,12 @@ use zerocopy::FromZeros;
 
 use crate::balance;
 use crate::maps::{
-    CLOCK, CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED,
-    FLOW_EVENTS, FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
+    CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED, FLOW_EVENTS,
+    FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
 };
 use crate::services::gives_services;
 use crate::tables::{Kept, tally};
+use crate::world::{gives_tables, now};
 
 /// The agent reads the rings at its own pace: waking it would cost each packet.
 const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
@@ -94,133 +95,7 @@ impl Env for Tc {
         context!(self, ingress_ifindex) == 0
     }
 
-    #[inline(always)]
-    fn now(&self) -> u64 {
-        now()
-    }
-
-    #[inline(always)]
-    fn endpoint(&self, address: &Address) -> Option<&'static Endpoint> {
-        // SAFETY: user space replaces entries whole, and frees none that a program still reads.
-        unsafe { ENDPOINTS.get(address) }
-    }
-
-    #[inline(always)]
-    fn link(&self, ifindex: u32) -> Option<&'static Link> {
-        // SAFETY: as above.
-        unsafe { LINKS.get(ifindex) }
-    }
-
-    #[inline(always)]
-    fn remote(&self, address: &Address) -> Option<&'static Remote> {
-        REMOTES.get(&Key::new(128, *address))
-    }
-
-    #[inline(always)]
-    fn config(&self) -> Config {
-        CONFIG.get(0).copied().unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn connection(&self, table: Table, key: &ConnectionKey) -> Option<Kept> {
-        match table {
-            Table::Established => ESTABLISHED.get_ptr_mut(key),
-            Table::Transient => TRANSIENT.get_ptr_mut(key),
-        }
-        .map(Kept)
-    }
-
-    #[inline(always)]
-    fn open(&mut self, fill: impl FnOnce(&mut FlowEvent), event: bool) -> bool {
-        let Some(place) = SCRATCH.get_ptr_mut(0) else {
-            return false;
-        };
-        // SAFETY: a map's value of this CPU, which runs no other program meanwhile.
-        let scratch = unsafe { &mut *place };
-        scratch.zero();
-        fill(scratch);
-        let (key, connection) = (&scratch.key, &scratch.connection);
-        let made = TRANSIENT.insert(key, connection, u64::from(BPF_ANY));
-        if event
-            && FLOW_EVENTS
-                .output_untyped::<FlowEvent>(&*scratch, QUIETLY)
-                .is_err()
-        {
-            self.lost();
-        }
-        made.is_ok()
-    }
-
-    #[inline(always)]
-    fn shift(&mut self, key: &ConnectionKey, entry: &Kept, to: Table) -> bool {
-        // SAFETY: a map's value; the helper copies it. What other CPUs count meanwhile may be lost.
-        let connection = unsafe { &*entry.0 };
-        let flags = u64::from(BPF_ANY);
-        match to {
-            Table::Established => {
-                ESTABLISHED.insert(key, connection, flags).is_ok() && {
-                    self.remove(Table::Transient, key);
-                    true
-                }
-            }
-            Table::Transient => {
-                TRANSIENT.insert(key, connection, flags).is_ok() && {
-                    self.remove(Table::Established, key);
-                    true
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn remove(&mut self, table: Table, key: &ConnectionKey) {
-        // It may be gone already, which is as well.
-        let _ = match table {
-            Table::Established => ESTABLISHED.remove(key),
-            Table::Transient => TRANSIENT.remove(key),
-        };
-    }
-
-    #[inline(always)]
-    fn closed(&mut self, hook: Hook, key: &ConnectionKey, entry: &Kept, now: u64) {
-        let Some(mut slot) = FLOW_EVENTS.reserve_untyped::<FlowEvent>(0) else {
-            return self.lost();
-        };
-        let event: *mut FlowEvent = slot.as_mut_ptr();
-        // SAFETY: the slot is ours until it is submitted; all of it is written.
-        unsafe {
-            addr_of_mut!((*event).time).write(now);
-            addr_of_mut!((*event).kind).write(FlowEventKind::Closed as u32);
-            addr_of_mut!((*event).hook).write(hook as u32);
-            addr_of_mut!((*event).key).write(*key);
-            addr_of_mut!((*event).connection).write(entry.0.read());
-        }
-        slot.submit(QUIETLY);
-    }
-
-    #[inline(always)]
-    fn fragment(&self, key: &FragmentKey) -> Option<&'static FragmentPorts> {
-        // SAFETY: entries are replaced whole.
-        unsafe { FRAGMENTS.get(key) }
-    }
-
-    #[inline(always)]
-    fn remember_fragment(&mut self, key: &FragmentKey, ports: &FragmentPorts) {
-        // Without room, later fragments follow their addresses alone, and are counted.
-        let _ = FRAGMENTS.insert(key, ports, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
-    fn stack_port(&self, port: &StackPort) -> Option<&'static u64> {
-        // SAFETY: entries are replaced whole.
-        unsafe { STACK_PORTS.get(port) }
-    }
-
-    #[inline(always)]
-    fn remember_stack_port(&mut self, port: &StackPort, now: u64) {
-        // The table evicts: there is room but for moments of many CPUs at once.
-        let _ = STACK_PORTS.insert(port, now, u64::from(BPF_ANY));
-    }
+    gives_tables!();
 
     #[inline(always)]
     fn cookie(&self) -> u64 {
@@ -309,33 +184,13 @@ impl Env for Tc {
     }
 }
 
-/// The coarse time moves with each tick, and asking for it takes as long as half a look-up in a table,
-/// while the number of the tick is read by an instruction. So each CPU asks once in a tick. What it
-/// knows may be of the tick before: two CPUs differ by that much.
+/// The question to the kernel's routes.
 #[inline(always)]
-fn now() -> u64 {
-    // SAFETY: a helper without arguments.
-    let tick = unsafe { helpers::bpf_jiffies64() };
-    let Some(place) = CLOCK.get_ptr_mut(0) else {
-        return 0;
-    };
-    // SAFETY: a map's value of this CPU, which runs no other program meanwhile.
-    let clock = unsafe { &mut *place };
-    if clock.tick != tick {
-        // SAFETY: a helper without arguments.
-        clock.now = unsafe { helpers::bpf_ktime_get_coarse_ns() };
-        clock.tick = tick;
-    }
-    clock.now
-}
-
-/// Asks the kernel's routes.
-#[inline(always)]
-fn route(tc: &mut Tc, query: &RouteQuery) -> Route {
+pub fn question(ifindex: u32, query: &RouteQuery) -> bpf_fib_lookup {
     // SAFETY: plain numbers, for which zeros are the default.
     let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     params.l4_protocol = query.protocol;
-    params.ifindex = tc.ifindex();
+    params.ifindex = ifindex;
     params.__bindgen_anon_1.tot_len = query.length;
     if query.version == 4 {
         params.family = AF_INET;
@@ -346,6 +201,13 @@ fn route(tc: &mut Tc, query: &RouteQuery) -> Route {
         params.__bindgen_anon_3.ipv6_src = query.source.words;
         params.__bindgen_anon_4.ipv6_dst = query.next_hop.words;
     }
+    params
+}
+
+/// Asks the kernel's routes.
+#[inline(always)]
+fn route(tc: &mut Tc, query: &RouteQuery) -> Route {
+    let mut params = question(tc.ifindex(), query);
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the helper reads and writes the bytes of `params` alone.
     let answer = unsafe { helpers::bpf_fib_lookup(tc.skb.cast(), addr_of_mut!(params), size, 0) };
@@ -372,23 +234,7 @@ fn route(tc: &mut Tc, query: &RouteQuery) -> Route {
 fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
     let mut tc = Tc { skb };
     let (length, ifindex) = (tc.length(), tc.ifindex());
-    tally(DROP_TOTALS.get_ptr_mut(reason), length);
-    let key = DropKey {
-        ifindex,
-        reason: reason as u16,
-        hook: hook as u8,
-        pad: 0,
-    };
-    let known = DROPS_BY_LINK.get_ptr_mut(key);
-    if known.is_some() {
-        tally(known, length);
-    } else {
-        let first = watari_abi::Tally {
-            packets: 1,
-            bytes: u64::from(length),
-        };
-        let _ = DROPS_BY_LINK.insert(key, first, u64::from(BPF_ANY));
-    }
+    tally_drop((ifindex, reason, hook), length);
     let Some(mut slot) = DROP_EVENTS.reserve_untyped::<DropEvent>(0) else {
         tc.lost();
         return 0;
@@ -408,6 +254,28 @@ fn report(skb: *mut __sk_buff, reason: u32, hook: u32, rule: u32) -> u32 {
     event.captured = capture(&tc, &mut event.headers);
     slot.submit(QUIETLY);
     0
+}
+
+/// Counts a drop: link, reason and hook.
+#[inline(always)]
+pub fn tally_drop((ifindex, reason, hook): (u32, u32, u32), length: u32) {
+    tally(DROP_TOTALS.get_ptr_mut(reason), length);
+    let key = DropKey {
+        ifindex,
+        reason: reason as u16,
+        hook: hook as u8,
+        pad: 0,
+    };
+    let known = DROPS_BY_LINK.get_ptr_mut(key);
+    if known.is_some() {
+        tally(known, length);
+    } else {
+        let first = watari_abi::Tally {
+            packets: 1,
+            bytes: u64::from(length),
+        };
+        let _ = DROPS_BY_LINK.insert(key, first, u64::from(BPF_ANY));
+    }
 }
 
 /// The first bytes of the packet. Gives how many.

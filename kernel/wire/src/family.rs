@@ -58,6 +58,9 @@ pub trait Family {
     /// Refuses addresses that no real packet has, before any table is asked for them.
     fn check(header: &Self::Header) -> Result<(), Reason>;
 
+    /// Whether TCP or UDP follows the fixed header at once, and the packet is no fragment.
+    fn is_plain(header: &Self::Header) -> bool;
+
     /// Reads what follows the fixed header at `offset`. `whole`: the packet is all there (the one
     /// that an ICMP error quotes is not). `walk` is memory for the extension headers, if there are
     /// some.

@@ -73,6 +73,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_plain(header: &Ipv4) -> bool {
+        header.version_length == 0x45
+            && header.fragment & (MORE | OFFSET) == 0
+            && matches!(header.protocol, protocol::TCP | protocol::UDP)
+    }
+
+    #[inline(always)]
     fn locate(
         frame: &impl Frame,
         header: &Ipv4,

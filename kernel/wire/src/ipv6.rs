@@ -72,6 +72,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn is_plain(header: &Ipv6) -> bool {
+        matches!(header.next, protocol::TCP | protocol::UDP)
+    }
+
+    #[inline(always)]
     fn locate(
         frame: &impl Frame,
         header: &Ipv6,

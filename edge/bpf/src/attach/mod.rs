@@ -1,5 +1,7 @@
 #[cfg(feature = "load")]
 mod cgroup;
+#[cfg(feature = "load")]
+mod driver;
 mod netlink;
 
 use std::fs;
@@ -12,6 +14,8 @@ use watari_model::IfName;
 pub use self::cgroup::cgroup_root;
 #[cfg(feature = "load")]
 pub(crate) use self::cgroup::{Cgroup, SocketHooks, replace};
+#[cfg(feature = "load")]
+pub use self::driver::Drivers;
 use self::netlink::{Filter, HANDLE, PRIORITY, TrafficControl};
 use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};

@@ -15,6 +15,7 @@
 //! step the old generation is whole, after it the new one is, and a leftover `…:old` is worked off.
 
 mod convert;
+mod driver;
 mod lock;
 mod merge;
 mod migrate;
@@ -38,6 +39,7 @@ use crate::pins::{PinDir, in_bpf_filesystem, link_and_hook, names, pin_over};
 use crate::probe;
 use crate::sys::{LinkFd, MapFd, Pinned};
 
+pub use driver::load_driver;
 pub use object::Image;
 
 /// How the datapath is loaded.

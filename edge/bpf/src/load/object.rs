@@ -1,15 +1,15 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier};
-use aya::{EbpfError, EbpfLoader};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::{EbpfSectionKind, Object};
 use watari_abi::{ABI_VERSION, SocketHook, maps};
 
 use super::LoadOptions;
 use super::place::{Place, Programs};
 use crate::error::{BpfError, Doing};
-use crate::pins::PinDir;
+use crate::pins::{DRIVER_PROGRAM, PinDir};
 use crate::probe;
 use crate::sys::{MapFd, MapInfo, MapKind, Pinned, ProgramFd};
 
@@ -129,6 +129,19 @@ pub(super) fn load_over(
     options: &LoadOptions,
     dir: &PinDir,
 ) -> Result<Programs, BpfError> {
+    let mut ebpf = open_over(image, options, dir)?;
+    let mut programs = Vec::new();
+    for place in Place::all() {
+        let name = place.program();
+        let missing = || BpfError::Object(format!("it has no program {name}"));
+        let program = ebpf.program_mut(name).ok_or_else(missing)?;
+        programs.push((place, load_program(place, program)?));
+    }
+    Ok(programs)
+}
+
+/// The image's programs, over the maps pinned in `dir`; none is loaded yet.
+fn open_over(image: Image<'_>, options: &LoadOptions, dir: &PinDir) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     for name in maps::ALL {
         loader.map_pin_path(name, dir.map(name));
@@ -138,17 +151,24 @@ pub(super) fn load_over(
     }
     let has_set_retval = u32::from(probe::has_set_retval());
     loader.override_global(HAS_SET_RETVAL, &has_set_retval, true);
-    let mut ebpf = loader
+    loader
         .load(image.object)
-        .map_err(|error| not_loaded(&error, dir.path()))?;
-    let mut programs = Vec::new();
-    for place in Place::all() {
-        let name = place.program();
-        let missing = || BpfError::Object(format!("it has no program {name}"));
-        let program = ebpf.program_mut(name).ok_or_else(missing)?;
-        programs.push((place, load_program(place, program)?));
-    }
-    Ok(programs)
+        .map_err(|error| not_loaded(&error, dir.path()))
+}
+
+/// Loads the program for drivers over the maps pinned in `dir`. It is pinned nowhere yet.
+pub(super) fn load_driver_over(
+    image: Image<'_>,
+    options: &LoadOptions,
+    dir: &PinDir,
+) -> Result<ProgramFd, BpfError> {
+    let mut ebpf = open_over(image, options, dir)?;
+    let missing = || BpfError::Object(format!("it has no program {DRIVER_PROGRAM}"));
+    let program = ebpf.program_mut(DRIVER_PROGRAM).ok_or_else(missing)?;
+    let other = |_| BpfError::Object(format!("{DRIVER_PROGRAM} is a program of another kind"));
+    let xdp: &mut Xdp = program.try_into().map_err(other)?;
+    persistently(|| xdp.load()).map_err(|error| refused(DRIVER_PROGRAM, error))?;
+    keep(DRIVER_PROGRAM, program)
 }
 
 fn load_program(place: Place, program: &mut Program) -> Result<ProgramFd, BpfError> {
@@ -169,6 +189,11 @@ fn load_program(place: Place, program: &mut Program) -> Result<ProgramFd, BpfErr
         }
     };
     loaded.map_err(|error| refused(name, error))?;
+    keep(name, program)
+}
+
+/// A descriptor of its own of a program that is loaded.
+fn keep(name: &str, program: &Program) -> Result<ProgramFd, BpfError> {
     let fd = program.fd().map_err(|error| refused(name, error))?;
     fd.as_fd()
         .try_clone_to_owned()

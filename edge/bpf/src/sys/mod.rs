@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod cgroup;
+mod driver;
 mod map;
 mod object;
 
@@ -13,6 +14,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub use cgroup::{CgroupLink, CgroupLinkInfo, netns_cookie_of};
+pub use driver::{DriverLink, DriverLinkInfo, DriverMode, load_driver_program};
 pub(crate) use map::lacks_batches;
 pub use map::{BatchEnd, Cursor, MapFd, MapInfo, MapKind, NO_PREALLOC, possible_cpus};
 pub use object::{

@@ -274,7 +274,7 @@ pub fn load_socket_program(
     load_as((CGROUP_SOCK_ADDR, hook as u32), name, instructions)
 }
 
-fn load_as(
+pub(super) fn load_as(
     (kind, attach): (u32, u32),
     name: &str,
     instructions: &[[u8; 8]],
@@ -292,12 +292,12 @@ fn load_as(
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct RawLinkInfo {
-    kind: u32,
+pub(super) struct RawLinkInfo {
+    pub kind: u32,
     id: u32,
-    program: u32,
+    pub program: u32,
     pad: u32,
-    ifindex: u32,
+    pub ifindex: u32,
     attach: u32,
     rest: [u64; 6],
 }

@@ -8,7 +8,7 @@ use watari_bpf::{Image, LoadOptions, PinDir, load};
 use crate::world::World;
 
 /// Bytes that the object may have: it is part of the agent.
-const LARGEST: usize = 2_500_000;
+const LARGEST: usize = 3_000_000;
 
 /// Instructions that the verifier may look at, in all programs together: a start of the agent waits
 /// for it, about 1.5 µs for each.

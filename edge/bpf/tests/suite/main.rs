@@ -4,6 +4,7 @@ mod attach;
 mod balance;
 mod compiled;
 mod corpus;
+mod driver;
 mod fastpath;
 mod migrate;
 mod node;

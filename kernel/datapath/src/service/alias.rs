@@ -50,7 +50,7 @@ pub(crate) fn is_near<T: Entry>(entry: &T, near: &Tuple, now: u64) -> bool {
 
 /// A packet of a translated connection. False: it begins another.
 #[inline(never)]
-fn advance<const REPLY: bool, E: Env>(
+pub(crate) fn advance<const REPLY: bool, E: Env>(
     env: &mut E,
     packet: &mut Packet,
     key: &ConnectionKey,
@@ -145,7 +145,7 @@ pub fn known<E: Env>(env: &mut E, packet: &mut Packet) -> Known {
 
 /// What the entry under the packet's key is to it.
 #[inline(always)]
-fn sort<T: Entry>(entry: &T, packet: &mut Packet) -> Known {
+pub(crate) fn sort<T: Entry>(entry: &T, packet: &mut Packet) -> Known {
     if alive(entry, packet.now).is_none() {
         return Known::Nothing;
     }

@@ -1,11 +1,11 @@
 //! Services: whose address it is, and which backend gets the connection. One code for packets and
 //! for sockets.
 
-mod alias;
+pub(crate) mod alias;
 mod choose;
 mod find;
 mod refuse;
-mod serve;
+pub(crate) mod serve;
 mod tables;
 
 pub(crate) use alias::is_near;
@@ -14,6 +14,6 @@ pub use choose::{Choice, Wish, choose, member};
 pub(crate) use find::find_range;
 pub use find::{Found, find, find_exact};
 pub use refuse::answer;
+pub(crate) use serve::{Need, serve, visit};
 pub use serve::{Whose, ask, begin, is_free, pick};
-pub(crate) use serve::{serve, visit};
 pub use tables::ServiceTables;

@@ -114,7 +114,7 @@ fn dropped(packet: &mut Packet, reason: Reason) -> Way {
 
 /// This node's own address of the family.
 #[inline(always)]
-const fn own(config: &Config, like: &Address) -> Address {
+pub(crate) const fn own(config: &Config, like: &Address) -> Address {
     if like.is_mapped() {
         config.v4
     } else {
@@ -124,7 +124,7 @@ const fn own(config: &Config, like: &Address) -> Address {
 
 /// Whether it is for a port of this node that sources are translated to.
 #[inline(always)]
-fn is_translated_port<E: Env>(env: &E, packet: &Packet) -> bool {
+pub(crate) fn is_translated_port<E: Env>(env: &E, packet: &Packet) -> bool {
     let config = env.config();
     let destination = &packet.tuple.destination;
     let port = u16::from_be(packet.tuple.destination_port);
@@ -202,7 +202,7 @@ pub fn pick<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
 /// What becomes of the source.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Need {
+pub(crate) enum Need {
     /// It stays.
     Nothing,
     /// It gets another port.
@@ -213,7 +213,7 @@ enum Need {
 
 /// Whether the answer would take another road without a translation of the source.
 #[inline(always)]
-fn need<E: Env>(env: &E, packet: &Packet, own: &Address) -> Need {
+pub(crate) fn need<E: Env>(env: &E, packet: &Packet, own: &Address) -> Need {
     let backend = packet.to.destination;
     match Hook::of(packet.hook) {
         // A pod that answers itself would do so without asking the node.
