@@ -33,7 +33,10 @@ pub fn median(samples: &[f64]) -> f64 {
 
 /// (max - min) / median; zero of samples that are all the same, be it zero.
 pub fn spread(samples: &[f64]) -> f64 {
-    if samples.windows(2).all(|pair| pair[0].total_cmp(&pair[1]).is_eq()) {
+    if samples
+        .windows(2)
+        .all(|pair| pair[0].total_cmp(&pair[1]).is_eq())
+    {
         return 0.0;
     }
     (quantile(samples, 1.0) - quantile(samples, 0.0)) / median(samples)

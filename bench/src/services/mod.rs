@@ -3,6 +3,7 @@
 mod agent;
 mod cgroup;
 mod change;
+mod driver;
 mod nanos;
 mod peers;
 mod program;
@@ -73,6 +74,8 @@ pub enum Part {
     Program,
     /// One endpoint changes.
     Change,
+    /// Packets a second at the driver.
+    Driver,
     /// Memory of the agent.
     Memory,
 }
@@ -90,6 +93,7 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
             Part::Programs => nanos::rows(sizes),
             Part::Program => program::rows(sizes),
             Part::Change => change::rows(sizes),
+            Part::Driver => driver::rows(sizes),
             Part::Memory => agent::rows(sizes),
         };
         rows.extend(more.with_context(|| format!("cannot measure the part {part:?}"))?);
