@@ -78,7 +78,7 @@ pub trait Driver: Env + Sized {
         resume(self, packet)
     }
 
-    /// Begins a connection to a Service's backend that is elsewhere. False: it is not for here.
+    /// Picks a Service's backend for a connection that begins. False: it is not for here.
     #[inline(always)]
     fn start(&mut self, packet: &mut Packet) -> bool {
         start(self, packet)
@@ -159,7 +159,10 @@ fn is_taken<E: Driver>(env: &mut E, packet: &mut Packet) -> bool {
     }
     match env.resume(packet) {
         Resumed::Ready => true,
-        Resumed::Nothing => env.start(packet),
+        // One after the other, and not each in the one before: that would take too much stack.
+        Resumed::Nothing => {
+            env.start(packet) && env.look_ahead(packet) && env.begin(packet) == Way::Translated
+        }
         Resumed::Pass => false,
     }
 }
@@ -200,7 +203,7 @@ pub fn resume<E: Driver>(env: &mut E, packet: &mut Packet) -> Resumed {
     }
 }
 
-/// Begins a connection from outside to a backend elsewhere.
+/// Picks the backend of a connection that begins outside; false if it is not for here.
 ///
 /// Only where [`crate::from_uplink`] would choose the same backend: on a ring, or among one. Else those
 /// that this leaves to it because they are local would be chosen twice, and some backends too often.
@@ -225,7 +228,7 @@ pub fn start<E: Driver>(env: &mut E, packet: &mut Packet) -> bool {
         packet.to.source = own;
     }
     packet.beyond = true;
-    env.look_ahead(packet) && env.begin(packet) == Way::Translated
+    true
 }
 
 /// Asks for the way of what the packet becomes. What is for this node itself has none.

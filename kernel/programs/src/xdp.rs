@@ -50,10 +50,17 @@ impl Xdp {
         self.count(Counter::EventsLost);
     }
 
+    /// Where the packet begins and ends. They are pointers, in 64 bits, though the context has 32 for
+    /// each: what the compiler would keep in 32 the verifier refuses.
     #[inline(always)]
     fn ends(&self) -> (usize, usize) {
-        // SAFETY: the kernel gave the context, and reads of its fields are what it is for.
-        unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) }
+        let (begin, end): (u64, u64);
+        // SAFETY: reads of `data` and `data_end` are what the context is for.
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 0)", out(reg) begin, in(reg) self.md, options(nostack));
+            asm!("{0} = *(u32 *)({1} + 4)", out(reg) end, in(reg) self.md, options(nostack));
+        }
+        (begin as usize, end as usize)
     }
 
     /// Where a value of that size stands at an offset that is known when this is compiled.
@@ -96,7 +103,11 @@ impl Frame for Xdp {
     #[inline(always)]
     fn length(&self) -> u32 {
         let (data, end) = self.ends();
-        (end - data) as u32
+        let mut length = end - data;
+        // Pointers are subtracted in 64 bits.
+        // SAFETY: it stays as it is.
+        unsafe { asm!("{0} = {0}", inout(reg) length, options(nomem, nostack)) };
+        length as u32
     }
 
     #[inline(always)]

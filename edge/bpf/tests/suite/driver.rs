@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use watari_abi::{
-    Address, Backend, Config, Connection, ConnectionKey, Counter, Frontend, FrontendKey, Hook,
-    PrefixKey, Remote, Set, Tally, backend_flags, config_flags, maps,
+    Backend, Config, Connection, ConnectionKey, Counter, Frontend, FrontendKey, Hook, PrefixKey,
+    Remote, Set, Tally, backend_flags, config_flags, maps,
 };
 use watari_bpf::sys::{DriverLink, DriverMode, Pinned, ProgramFd, TestInput, load_driver_program};
 use watari_bpf::{Drivers, LoadOptions, Map, PerCpuMap, PinDir, Plain, load, load_driver};
