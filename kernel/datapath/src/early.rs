@@ -10,7 +10,7 @@ use watari_wire::{ETHERNET, Family, HopLimit, Kind, V4, V6, ethertype};
 
 use crate::packet::Packet;
 use crate::send::{endpoint, remote};
-use crate::service::alias::{Known, advance, is_near, sort};
+use crate::service::alias::{Known, is_known, is_near, sort};
 use crate::service::serve::{is_translated_port, need, own};
 use crate::service::{Need, Whose};
 use crate::track::{NOWHERE, Way, find_in};
@@ -44,22 +44,22 @@ pub enum Early {
 /// What was found of the packet's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Resumed {
+pub enum Peeked {
     /// Nothing: it may begin one.
     Nothing = 0,
     /// It is not for here.
     Pass = 1,
-    /// It was counted there; [`Packet::to`] is what it becomes.
-    Ready = 2,
+    /// Its connection is a translated one; [`Packet::to`] is what it becomes.
+    Known = 2,
 }
 
-impl Resumed {
+impl Peeked {
     /// By its number; not for here for none.
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
         match number {
             0 => Self::Nothing,
-            2 => Self::Ready,
+            2 => Self::Known,
             _ => Self::Pass,
         }
     }
@@ -71,11 +71,17 @@ pub trait Driver: Env + Sized {
     /// known, and the frame was for that link.
     fn hop(&mut self, query: &RouteQuery) -> Option<Hop>;
 
-    /// Finds the packet's connection and the way of what it becomes, and counts it there. The kernel
-    /// has a function of its own for this and the next ones, as for those of [`Env`].
+    /// Reads the packet; false if it is not for here. The kernel has a function of its own for this and
+    /// the next ones, as for those of [`Env`].
     #[inline(always)]
-    fn resume(&mut self, packet: &mut Packet) -> Resumed {
-        resume(self, packet)
+    fn read(&mut self, packet: &mut Packet) -> bool {
+        read(self, packet)
+    }
+
+    /// Asks whether the packet is of a translated connection.
+    #[inline(always)]
+    fn peek(&mut self, packet: &mut Packet) -> Peeked {
+        peek(self, packet)
     }
 
     /// Picks a Service's backend for a connection that begins. False: it is not for here.
@@ -98,20 +104,16 @@ pub fn at_driver<E: Driver>(env: &mut E, packet: &mut Packet) -> Early {
         return Early::Pass;
     }
     packet.hook = Hook::FromUplink as u8;
-    match env.fixed::<u16>(KIND) {
-        Some(ethertype::IPV4) => shortcut::<V4, E>(env, packet),
-        Some(ethertype::IPV6) => shortcut::<V6, E>(env, packet),
-        _ => Early::Pass,
-    }
-}
-
-#[inline(always)]
-fn shortcut<F: Family, E: Driver>(env: &mut E, packet: &mut Packet) -> Early {
-    if !is_ours::<F, E>(env, packet) || !is_taken(env, packet) {
+    if !env.read(packet) || !is_taken(env, packet) {
         return Early::Pass;
     }
     // From here on it is ours.
-    match leave::<F, E>(env, packet) {
+    let left = if packet.to.destination.is_mapped() {
+        leave::<V4, E>(env, packet)
+    } else {
+        leave::<V6, E>(env, packet)
+    };
+    match left {
         Ok(()) => {
             env.count(Counter::Forwarded);
             Early::Back
@@ -124,6 +126,16 @@ fn shortcut<F: Family, E: Driver>(env: &mut E, packet: &mut Packet) -> Early {
             });
             Early::Drop
         }
+    }
+}
+
+/// Reads what is plain TCP or UDP; false for all else.
+#[inline(always)]
+pub fn read<E: Driver>(env: &mut E, packet: &mut Packet) -> bool {
+    match env.fixed::<u16>(KIND) {
+        Some(ethertype::IPV4) => is_ours::<V4, E>(env, packet),
+        Some(ethertype::IPV6) => is_ours::<V6, E>(env, packet),
+        _ => false,
     }
 }
 
@@ -151,56 +163,52 @@ fn is_taken<E: Driver>(env: &mut E, packet: &mut Packet) -> bool {
     packet.plan.replaces = false;
     // In the order of `visit`: so both find the same.
     if is_translated_port(env, packet) {
-        return env.resume(packet) == Resumed::Ready;
+        return env.peek(packet) == Peeked::Known && is_resumed(env, packet);
     }
     // A pod's packets pay for one look-up, here and there.
     if endpoint(env, &packet.tuple.destination).is_some() || env.ask(packet) != Whose::Service {
         return false;
     }
-    match env.resume(packet) {
-        Resumed::Ready => true,
+    match env.peek(packet) {
+        Peeked::Known => is_resumed(env, packet),
         // One after the other, and not each in the one before: that would take too much stack.
-        Resumed::Nothing => {
+        Peeked::Nothing => {
             env.start(packet) && env.look_ahead(packet) && env.begin(packet) == Way::Translated
         }
-        Resumed::Pass => false,
+        Peeked::Pass => false,
     }
 }
 
-/// Finds the packet's connection among the translated ones, and the way of what it becomes. Only when
-/// all that is there the connection hears of the packet.
+/// Asks whether the packet is of a translated connection, and leaves with it what it becomes. The
+/// connection does not hear of it yet.
 #[inline(always)]
-pub fn resume<E: Driver>(env: &mut E, packet: &mut Packet) -> Resumed {
+pub fn peek<E: Driver>(env: &mut E, packet: &mut Packet) -> Peeked {
     let (key, near, now) = (packet.key, packet.tuple, packet.now);
-    let Some((entry, table)) = find_in(env, &key, now) else {
-        return Resumed::Nothing;
+    let Some((entry, _)) = find_in(env, &key, now) else {
+        return Peeked::Nothing;
     };
     match sort(&entry, packet) {
-        Known::Nothing => Resumed::Pass,
-        Known::Answer => {
-            // One that is over is begun anew there.
-            if env.look_ahead(packet) && advance::<true, E>(env, packet, &key, &entry, table) {
-                Resumed::Ready
-            } else {
-                Resumed::Pass
-            }
-        }
+        Known::Nothing => Peeked::Pass,
+        Known::Answer => Peeked::Known,
         Known::Alias => {
-            let (key, side) = packet.to.key();
-            let Some((entry, table)) = find_in(env, &key, now) else {
-                return Resumed::Pass;
-            };
-            if is_near(&entry, &near, now)
-                && env.look_ahead(packet)
-                && advance::<false, E>(env, packet, &key, &entry, table)
-            {
-                (packet.key, packet.side) = (key, side);
-                Resumed::Ready
-            } else {
-                Resumed::Pass
+            let (key, _) = packet.to.key();
+            match find_in(env, &key, now) {
+                Some((entry, _)) if is_near(&entry, &near, now) => Peeked::Known,
+                _ => Peeked::Pass,
             }
         }
     }
+}
+
+/// There is a way for what the packet becomes, and its connection has counted it.
+#[inline(always)]
+fn is_resumed<E: Driver>(env: &mut E, packet: &mut Packet) -> bool {
+    if !env.look_ahead(packet) {
+        return false;
+    }
+    // One that is over is begun anew elsewhere; and another CPU may have put another in its place.
+    let to = packet.to;
+    is_known(env, packet) && packet.to == to
 }
 
 /// Picks the backend of a connection that begins outside; false if it is not for here.

@@ -28,7 +28,7 @@ mod step;
 pub mod track;
 pub mod translate;
 
-pub use early::{Driver, Early, Hop, Resumed, at_driver};
+pub use early::{Driver, Early, Hop, Peeked, at_driver};
 pub use env::{Dropped, Entry, Env, Route, RouteQuery, Table};
 pub use hooks::{Verdict, from_pod, from_uplink, to_pod, to_uplink};
 pub use packet::Packet;

@@ -15,9 +15,9 @@ use watari_abi::{
     Address, Config, ConnectionKey, Counter, Endpoint, FlowEvent, FlowEventKind, FragmentKey,
     FragmentPorts, Hook, Link, Remote, StackPort,
 };
-use watari_datapath::service::{self, Whose};
+use watari_datapath::service::{self, Known, Whose};
 use watari_datapath::{
-    Driver, Dropped, Early, Env, Hop, Packet, Resumed, Route, RouteQuery, Table, Way, early, track,
+    Driver, Dropped, Early, Env, Hop, Packet, Peeked, Route, RouteQuery, Table, Way, early, track,
     translate,
 };
 use watari_wire::{Frame, Outcome, Refused, Sum, Walk};
@@ -236,6 +236,16 @@ impl Env for Xdp {
     }
 
     #[inline(always)]
+    fn follow(&mut self, packet: &mut Packet) -> bool {
+        watari_xdp_follow(self.md, packet) != 0
+    }
+
+    #[inline(always)]
+    fn known(&mut self, packet: &mut Packet) -> Known {
+        Known::of(watari_xdp_known(self.md, packet))
+    }
+
+    #[inline(always)]
     fn ask(&mut self, packet: &mut Packet) -> Whose {
         Whose::of(watari_xdp_ask(self.md, packet))
     }
@@ -314,8 +324,13 @@ impl Driver for Xdp {
     }
 
     #[inline(always)]
-    fn resume(&mut self, packet: &mut Packet) -> Resumed {
-        Resumed::of(watari_xdp_resume(self.md, packet))
+    fn read(&mut self, packet: &mut Packet) -> bool {
+        watari_xdp_read(self.md, packet) != 0
+    }
+
+    #[inline(always)]
+    fn peek(&mut self, packet: &mut Packet) -> Peeked {
+        Peeked::of(watari_xdp_peek(self.md, packet))
     }
 
     #[inline(always)]
@@ -337,7 +352,10 @@ functions! {
     watari_xdp_is_free = service::is_free, false;
     watari_xdp_move_alias = track::move_alias, false;
     watari_xdp_turn = translate::turn, false;
-    watari_xdp_resume = early::resume, Resumed::Pass;
+    watari_xdp_follow = service::follow, false;
+    watari_xdp_known = service::known, Known::Nothing;
+    watari_xdp_read = early::read, false;
+    watari_xdp_peek = early::peek, Peeked::Pass;
     watari_xdp_start = early::start, false;
     watari_xdp_look_ahead = early::look_ahead, false;
 }

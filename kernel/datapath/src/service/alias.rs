@@ -50,7 +50,7 @@ pub(crate) fn is_near<T: Entry>(entry: &T, near: &Tuple, now: u64) -> bool {
 
 /// A packet of a translated connection. False: it begins another.
 #[inline(never)]
-pub(crate) fn advance<const REPLY: bool, E: Env>(
+fn advance<const REPLY: bool, E: Env>(
     env: &mut E,
     packet: &mut Packet,
     key: &ConnectionKey,
