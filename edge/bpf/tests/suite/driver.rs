@@ -18,6 +18,8 @@ use watari_testkit::Netns;
 
 use crate::world::{World, words};
 
+/// Instructions that the verifier may look at.
+const MOST_VERIFIED: u32 = 150_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SYN: u8 = 2;
@@ -360,6 +362,16 @@ fn the_driver_does_to_a_packet_what_the_link_does() {
             }
         }
     }
+}
+
+/// Loaded apart from the others, so counted apart.
+#[test]
+fn the_kernel_verifies_the_driver_s_program_in_a_moment() {
+    let stage = Stage::new();
+    let program = ProgramFd::open(&stage.dir().driver_program()).expect("open");
+    let count = program.info().expect("ask").verified_instructions;
+    println!("xdp_uplink: {count} instructions verified");
+    assert!(count < MOST_VERIFIED, "{count} instructions are verified");
 }
 
 #[test]
