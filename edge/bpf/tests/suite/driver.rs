@@ -47,6 +47,16 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// What has no MAC yet is the stack's.
+fn know_neighbours(world: &World) {
+    for (addresses, mac) in [(OTHER, OTHER_MAC), (OUTSIDE, OUTSIDE_MAC)] {
+        for address in addresses {
+            let line = format!("ip neigh add {address} lladdr {} dev up0", text(mac));
+            world.node.run(&words(&line));
+        }
+    }
+}
+
 /// A node, another one that has the backend, and somebody outside, on one wire.
 struct Stage {
     world: World,
@@ -96,12 +106,7 @@ impl Stage {
             let length = if address.contains(':') { 128 } else { 32 };
             other.run(&words(&format!("ip addr add {address}/{length} dev lo")));
         }
-        for (addresses, mac) in [(OTHER, OTHER_MAC), (OUTSIDE, OUTSIDE_MAC)] {
-            for address in addresses {
-                let line = format!("ip neigh add {address} lladdr {} dev up0", text(mac));
-                world.node.run(&words(&line));
-            }
-        }
+        know_neighbours(&world);
         let root = world.bpffs.root();
         let name = IfName::new("up0").expect("a name");
         let uplink = world.node.enter(|| {
