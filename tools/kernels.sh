@@ -70,7 +70,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
-mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs tmpfs /tmp
 for module in /modules/*.ko; do insmod \$module || echo "cannot load \$module"; done
 ip link set lo up

@@ -5,7 +5,6 @@
 mod cni;
 mod datapath;
 mod row;
-mod services;
 mod stats;
 
 use std::path::{Path, PathBuf};
@@ -46,16 +45,6 @@ enum Bench {
         #[arg(long)]
         only: Option<datapath::Part>,
     },
-    /// Services: connections and requests beside the straight way and kube-proxy's rules, changes,
-    /// memory.
-    Services {
-        /// Few Services and short rounds: shows that the benchmark works, not how fast anything is.
-        #[arg(long)]
-        quick: bool,
-        /// Only this part of it; all when left out.
-        #[arg(long)]
-        only: Option<services::Part>,
-    },
 }
 
 fn main() -> Result<()> {
@@ -63,7 +52,6 @@ fn main() -> Result<()> {
     let (name, rows) = match cli.bench {
         Bench::Cni { quick, only } => ("cni", cni::run(quick, only)?),
         Bench::Datapath { quick, only } => ("datapath", datapath::run(quick, only)?),
-        Bench::Services { quick, only } => ("services", services::run(quick, only)?),
     };
     print!("{}", row::table(&rows));
     write(&cli.out, name, &rows)

@@ -131,30 +131,6 @@ impl Row {
         }
     }
 
-    /// Times in milliseconds 99 of 100 of which may not be over a limit, if there is one.
-    pub fn tail(case: String, samples: &[f64], limit: Option<f64>) -> Self {
-        let row = Self::plain(case, samples);
-        let Some(limit) = limit else { return row };
-        let value = limit / quantile(samples, 0.99);
-        let ratio = Ratio {
-            value,
-            low: value,
-            high: value,
-        };
-        Self {
-            limit: Some(limit),
-            ..row.judged(ratio, Some(1.0))
-        }
-    }
-
-    /// With single calls of ours, in milliseconds.
-    pub fn with_calls(self, samples: &[f64]) -> Self {
-        self.calls(&Pairs {
-            rounds: vec![],
-            calls: samples.to_vec(),
-        })
-    }
-
     fn of(case: String, unit: &'static str, samples: &[f64]) -> Self {
         Self {
             case,
@@ -283,15 +259,5 @@ mod tests {
         assert_eq!((row.ours, row.met), (110.0, Some(false)));
         let text = table(&[row]);
         assert!(text.contains("110 KiB") && text.contains("NO"), "{text}");
-    }
-
-    #[test]
-    fn a_limit_of_the_tail_leaves_one_in_a_hundred_out() {
-        let mut samples = vec![2.0; 1000];
-        samples[0] = 50.0;
-        let row = Row::tail("change".to_owned(), &samples, Some(4.0));
-        assert_eq!((row.ours, row.ratio, row.met), (2.0, Some(2.0), Some(true)));
-        let row = Row::tail("change".to_owned(), &samples, Some(1.0));
-        assert_eq!(row.met, Some(false));
     }
 }

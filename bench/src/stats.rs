@@ -31,14 +31,8 @@ pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// (max - min) / median; zero of samples that are all the same, be it zero.
+/// (max - min) / median.
 pub fn spread(samples: &[f64]) -> f64 {
-    if samples
-        .windows(2)
-        .all(|pair| pair[0].total_cmp(&pair[1]).is_eq())
-    {
-        return 0.0;
-    }
     (quantile(samples, 1.0) - quantile(samples, 0.0)) / median(samples)
 }
 
@@ -101,7 +95,6 @@ mod tests {
         assert_eq!(quantile(&samples, 0.0), 1.0);
         assert_eq!(quantile(&samples, 1.0), 4.0);
         assert_eq!(spread(&samples), 1.2);
-        assert_eq!(spread(&[0.0, 0.0]), 0.0);
         assert_eq!(median(&[7.0]), 7.0);
     }
 

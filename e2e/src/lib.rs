@@ -3,7 +3,6 @@
 //! The tests are in `tests/`; here is what they share. It is for tests only: what fails panics
 //! and says what was tried.
 
-pub mod clients;
 pub mod containerd;
 pub mod cri;
 pub mod holdings;

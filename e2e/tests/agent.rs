@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use watari_abi::ABI_VERSION;
 use watari_e2e::lab::{TestLab, binary};
 use watari_e2e::traffic::Traffic;
 use watari_e2e::watch::{self, Watch};
@@ -203,7 +202,7 @@ fn what_was_changed_behind_the_agents_back_is_repaired_and_told() {
     lab.pod("client", "node1");
     until_healthy(&lab, 2);
     let link = links(&lab).remove(0);
-    let pins = format!("/sys/fs/bpf/watari/v{ABI_VERSION}");
+    let pins = "/sys/fs/bpf/watari/v1";
     for words in [
         format!("ip link set {link} mtu 1300"),
         format!("tc qdisc del dev {link} clsact || true"),

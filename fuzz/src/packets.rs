@@ -1,7 +1,7 @@
 //! Raw packets through the datapath.
 
 use watari_abi::{Hook, Reason};
-use watari_corpus::{Net, Place, Scene, Who, desk};
+use watari_corpus::{Net, Place, Scene, desk};
 use watari_datapath::Verdict;
 use watari_datapath::desk::Input;
 
@@ -12,18 +12,16 @@ use watari_datapath::desk::Input;
 /// its headers. No frame changes what is known of pods and nodes.
 pub fn datapath(bytes: &[u8]) {
     let place = Place::default();
-    let world = world(&place);
+    let world = Scene::new(&place, Net::V4, "fuzz").case.world;
     let mut desk = desk::desk(&world, place.now);
     for (hook, input) in frames(&place, bytes) {
         let before = input.bytes.clone();
         let output = desk.run(hook, input);
-        if !matches!(output.verdict, Verdict::Answer { .. } | Verdict::Drop(_)) {
-            assert_eq!(
-                output.bytes.len(),
-                before.len(),
-                "a packet keeps its length"
-            );
-        }
+        assert_eq!(
+            output.bytes.len(),
+            before.len(),
+            "a packet keeps its length"
+        );
         match output.verdict {
             Verdict::Deliver { ifindex } => {
                 assert!(
@@ -33,19 +31,9 @@ pub fn datapath(bytes: &[u8]) {
                 assert_ne!(hook, Hook::ToPod, "the stack has delivered it already");
             }
             Verdict::Forward { .. } => unreachable!("this world has no routes"),
-            // What a Service's connection has may be translated, and given to the stack then.
-            Verdict::Stack | Verdict::Pass => {}
-            Verdict::Answer { ifindex } => {
-                assert!(
-                    [place.link_a, place.link_b].contains(&ifindex),
-                    "an answer goes back"
-                );
-                assert!(
-                    output.bytes.len() <= before.len() + 48,
-                    "no more than headers"
-                );
-            }
+            Verdict::Stack | Verdict::Pass => assert_eq!(output.bytes, before),
             Verdict::Drop(reason) => {
+                assert_eq!(output.bytes, before);
                 assert!(
                     desk.drop_totals.get(&reason).packets > 0,
                     "a drop is counted"
@@ -60,18 +48,6 @@ pub fn datapath(bytes: &[u8]) {
         .map(|reason| desk.drop_totals.get(reason).packets)
         .sum();
     assert_eq!(told, counted, "each drop is told");
-}
-
-/// Pods, and Services of each kind: with a backend here, with none, at an address of the node.
-fn world(place: &Place) -> watari_corpus::World {
-    let mut scene = Scene::new(place, Net::V4, "fuzz").with_services();
-    for protocol in [6, 17, 132] {
-        scene = scene
-            .serving((Who::Service, 80, protocol), &[(Who::B, 8080)], |_| {})
-            .serving((Who::Service, 81, protocol), &[], |_| {})
-            .serving((Who::Node, 30_080, protocol), &[(Who::A, 80)], |_| {});
-    }
-    scene.case.world
 }
 
 /// The frames in the input; what follows the last whole one is left out.
@@ -96,7 +72,6 @@ fn frames(place: &Place, mut bytes: &[u8]) -> Vec<(Hook, Input)> {
                 segment: if bits & 2 == 0 { 0 } else { 1448 },
                 tagged: bits & 4 != 0,
                 for_this_host: bits & 8 == 0,
-                cookie: u64::from(bits >> 4),
             },
         ));
         bytes = after;

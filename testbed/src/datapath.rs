@@ -1,17 +1,16 @@
 //! The datapath on the nodes of a bed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use watari_abi::{Counter, Reason, Tally};
-use watari_bpf::{Attachment, Datapath, LoadOptions, PinDir, load};
+use watari_bpf::{Attachment, Datapath, LoadOptions, load};
 use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
 use crate::bed::{Bed, Node, UPLINK};
-use crate::cgroup::Cgroup;
 
 /// Enough for all that a bed has.
 const ALL: usize = 1000;
@@ -25,17 +24,6 @@ pub struct Loading {
     pub established: Option<u32>,
     /// Entries of the table of other connections.
     pub transient: Option<u32>,
-}
-
-impl Loading {
-    fn at(&self, root: &Path) -> LoadOptions {
-        LoadOptions {
-            attachment: Some(self.attachment),
-            established: self.established,
-            transient: self.transient,
-            ..LoadOptions::at(root)
-        }
-    }
 }
 
 impl From<Attachment> for Loading {
@@ -59,26 +47,23 @@ pub struct Datapaths {
 impl Datapaths {
     /// Loads and attaches it on every node.
     pub fn load(bed: &Bed, loading: Loading) -> Result<Self> {
-        Self::load_with(bed, loading, &[])
-    }
-
-    /// The same; the processes in those cgroups, one of each node, are served at their sockets.
-    pub fn load_with(bed: &Bed, loading: Loading, cgroups: &[Cgroup]) -> Result<Self> {
         let mut all = Self {
             nodes: Vec::new(),
             roots: Vec::new(),
             fs: BpfFs::mount()?,
         };
         for node in &bed.nodes {
-            let root = all.fs.path().join(format!("node{}", node.number));
-            let options = loading.at(&root);
-            let mut desired = desired(bed, node)?;
-            let cgroup = cgroups.get(all.nodes.len());
-            desired.sockets = cgroup.map(|cgroup| cgroup.path().to_owned());
+            let root = all.fs.0.path().join(format!("node{}", node.number));
+            let options = LoadOptions {
+                attachment: Some(loading.attachment),
+                established: loading.established,
+                transient: loading.transient,
+                ..LoadOptions::at(&root)
+            };
+            let desired = desired(bed, node)?;
             let opened = node.netns.enter(|| -> Result<_> {
                 load(&options).context("cannot load the datapath")?;
-                let node = watari_bpf::Node::open(&root, loading.attachment)?;
-                let mut node = node.with_cgroup(desired.sockets.clone());
+                let mut node = watari_bpf::Node::open(&root, loading.attachment)?;
                 let observed = node.observe()?;
                 let applied = node.apply(&observed, &desired);
                 if let Some((change, error)) = applied.failed.into_iter().next() {
@@ -92,20 +77,6 @@ impl Datapaths {
             all.roots.push(root);
         }
         Ok(all)
-    }
-
-    /// Loads a node's programs anew, over the tables that are there, as another build's agent does.
-    pub fn reload(&mut self, bed: &Bed, node: usize, loading: Loading) -> Result<()> {
-        let root = &self.roots[node];
-        // Without it nobody knows that they are the same.
-        let stamp = PinDir::current(root).path().join("build");
-        std::fs::remove_file(&stamp).with_context(|| format!("no {}", stamp.display()))?;
-        self.nodes[node] = bed.nodes[node].netns.enter(|| -> Result<_> {
-            let loaded = load(&loading.at(root)).context("cannot load the datapath again")?;
-            ensure!(loaded.swapped > 0, "no program was replaced");
-            Ok(watari_bpf::Node::open(root, loading.attachment)?)
-        })?;
-        Ok(())
     }
 
     /// Where a node's datapath is pinned.
@@ -176,20 +147,19 @@ fn desired(bed: &Bed, node: &Node) -> Result<Tables> {
         for (range, address) in other.ranges().iter().zip(other.addresses()) {
             tables.remotes.insert(range.parse()?, address);
         }
-        for hook in [Hook::FromUplink, Hook::ToUplink] {
-            let link = IfName::new(UPLINK)?;
-            tables.hooks.insert(HookAt { link, hook });
-        }
+        tables.hooks.insert(HookAt {
+            link: IfName::new(UPLINK)?,
+            hook: Hook::FromUplink,
+        });
     }
     Ok(tables)
 }
 
-/// A bpffs in a temporary directory. Gone with this value.
-pub struct BpfFs(TempDir);
+/// A bpffs in a temporary directory.
+struct BpfFs(TempDir);
 
 impl BpfFs {
-    /// Mounts it.
-    pub fn mount() -> Result<Self> {
+    fn mount() -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix(&format!("watari-testbed-{}-", std::process::id()))
             .tempdir()?;
@@ -197,11 +167,6 @@ impl BpfFs {
         mount(kind, dir.path(), kind, MsFlags::empty(), data)
             .context("cannot mount a bpffs (needs root)")?;
         Ok(Self(dir))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        self.0.path()
     }
 }
 

@@ -201,7 +201,7 @@ pub fn udp_by(socket: &UdpSocket, lengths: &[usize]) -> Result<()> {
 }
 
 /// A socket that is connected from a port which it shares.
-pub(crate) fn shared_port(kind: SockType, port: u16, server: SocketAddr) -> Result<OwnedFd> {
+fn shared_port(kind: SockType, port: u16, server: SocketAddr) -> Result<OwnedFd> {
     let family = if server.is_ipv4() {
         AddressFamily::Inet
     } else {

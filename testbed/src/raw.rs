@@ -4,21 +4,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrStorage, recvfrom, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto,
+    socket,
 };
-use nix::sys::time::{TimeVal, TimeValLike as _};
 
 /// IANA protocol numbers.
 pub const TCP: u8 = 6;
 /// The same.
 pub const UDP: u8 = 17;
-/// The same.
-pub const SCTP: u8 = 132;
 /// IPv6 extension headers: hop-by-hop options.
 pub const HOP_BY_HOP: u8 = 0;
 /// A routing header.
@@ -58,93 +53,6 @@ impl RawSocket {
         sent.map(drop)
             .with_context(|| format!("cannot send a raw packet to {to}"))
     }
-}
-
-/// Receives every packet of SCTP that reaches the namespace in which it was opened.
-pub struct SctpSocket {
-    socket: OwnedFd,
-    v6: bool,
-}
-
-impl SctpSocket {
-    /// Opens one.
-    pub fn open(v6: bool) -> Result<Self> {
-        let family = if v6 {
-            AddressFamily::Inet6
-        } else {
-            AddressFamily::Inet
-        };
-        let (kind, flags) = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
-        let socket = socket(family, kind, flags, SockProtocol::Sctp);
-        let socket = socket.context("cannot open a raw socket of SCTP")?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
-        Ok(Self { socket, v6 })
-    }
-
-    /// The next packet: who sent it, and the port that it is for, and what is behind the common
-    /// header. Its checksum has to be right.
-    pub fn receive(&self, patience: Duration) -> Result<(SocketAddr, u16, Vec<u8>)> {
-        let end = Instant::now() + patience;
-        let mut buffer = [0; 2048];
-        while Instant::now() < end {
-            let received = recvfrom::<SockaddrStorage>(self.socket.as_raw_fd(), &mut buffer);
-            let Ok((count, Some(from))) = received else {
-                continue;
-            };
-            // IPv4 comes with its header.
-            let at = if self.v6 {
-                0
-            } else {
-                usize::from(buffer[0] & 15) * 4
-            };
-            let packet = &buffer[at..count];
-            let from = match (from.as_sockaddr_in(), from.as_sockaddr_in6()) {
-                (Some(v4), _) => IpAddr::V4(v4.ip()),
-                (_, Some(v6)) => IpAddr::V6(v6.ip()),
-                _ => bail!("a packet without a sender"),
-            };
-            let [a, b, c, d, ..] = *packet else {
-                bail!("a short packet");
-            };
-            let mut zeroed = packet.to_vec();
-            zeroed[8..12].fill(0);
-            if crc32c(&zeroed).to_le_bytes() != packet[8..12] {
-                bail!("the checksum of a packet of SCTP is wrong");
-            }
-            let source = SocketAddr::new(from, u16::from_be_bytes([a, b]));
-            return Ok((source, u16::from_be_bytes([c, d]), packet[12..].to_vec()));
-        }
-        bail!("no packet of SCTP came")
-    }
-}
-
-/// A packet of SCTP with one chunk (RFC 9260, 3), its length and checksum filled in.
-pub fn sctp(source: u16, destination: u16, tag: u32, kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    packet.extend(tag.to_be_bytes());
-    packet.extend([0; 4]);
-    let length = u16::try_from(4 + body.len()).expect("a short chunk");
-    packet.extend([kind, 0]);
-    packet.extend(length.to_be_bytes());
-    packet.extend(body);
-    packet.resize(packet.len().next_multiple_of(4), 0);
-    let checksum = crc32c(&packet);
-    packet[8..12].copy_from_slice(&checksum.to_le_bytes());
-    packet
-}
-
-/// RFC 9260, appendix A.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| {
-        if crc & 1 == 1 {
-            crc >> 1 ^ 0x82f6_3b78
-        } else {
-            crc >> 1
-        }
-    };
-    !bytes
-        .iter()
-        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 /// An IPv4 packet. Options are padded to whole words; the kernel fills the checksum in.

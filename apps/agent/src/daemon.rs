@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::MissedTickBehavior;
 use watari_abi::Reason;
-use watari_bpf::{Datapath, Event as Told, PinDir};
-use watari_model::{ClusterNode, IfName, ServiceName};
+use watari_bpf::{Datapath, Event as Told};
+use watari_model::{ClusterNode, IfName};
 use watari_netlink::{Event, Monitor, Snapshot};
 use watari_nft::masquerade::TABLE_NAME;
 use watari_nft::monitor::Monitor as RulesMonitor;
@@ -18,32 +18,27 @@ use watari_reconcile::{Backoff, Reconciler, Report, Work};
 use watari_routes::masquerade;
 use watari_store::{EndpointRecord, StoreError};
 
-use crate::balance::Notes;
 use crate::book::Book;
-use crate::clients::Known;
 use crate::cluster::Folder;
 use crate::drops::{Drops, Examples, captured};
 use crate::endpoint::pod_side_is_well;
 use crate::flows::Row;
-use crate::health::{Board, HealthCheck, Ports};
 use crate::log::Log;
-use crate::metrics;
 use crate::names::{Names, pod_of};
-use crate::node::{Change, Kernel, Key, Node, Object, host_side_is_well};
+use crate::node::{Change, Key, Node, Object, host_side_is_well};
 use crate::options::Options;
 use crate::packet::Headers;
-use crate::pinned::{Services, monotonic};
+use crate::pinned::monotonic;
 use crate::protocol::Missing;
 use crate::recover::recover;
 use crate::sandbox::{Missed, is_gone, reclaim};
 use crate::server::{Listener, Request};
-use crate::services::{Keeper, Shown};
 use crate::uplinks::uplinks;
 
 /// How often events are read and what is due is done.
 const TICK: Duration = Duration::from_millis(200);
 /// How often the store and the cluster's folder are looked at.
-pub(crate) const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 /// How often connections that count as gone are removed.
 const SWEEP: Duration = Duration::from_mins(1);
 /// Connections that one tick looks at for it.
@@ -63,7 +58,7 @@ const AT_ONCE: usize = 16;
 const FOLLOWED: usize = 4096;
 
 /// Loads the datapath again, when its pins are gone.
-pub type Reload<K> = Box<dyn FnMut() -> Result<Kernel<K>>>;
+pub type Reload<K> = Box<dyn FnMut() -> Result<K>>;
 
 /// An agent, apart from its runtime.
 pub struct Daemon<K> {
@@ -82,14 +77,6 @@ pub struct Daemon<K> {
     pub(crate) missing: Vec<Missing>,
     pub(crate) described: BTreeMap<String, String>,
     pub(crate) troubles: BTreeMap<&'static str, String>,
-    pub(crate) board: Arc<Board>,
-    pub(crate) ports: Ports,
-    pub(crate) checks: BTreeMap<ServiceName, HealthCheck>,
-    pub(crate) services_notes: Notes,
-    pub(crate) next_tidy: Duration,
-    pub(crate) clients: Known,
-    /// Opened anew at every look at everything: numbers are given anew now and then.
-    pub(crate) service_names: Services,
     examples: Examples,
     names: Arc<Names>,
     followers: broadcast::Sender<Arc<Row>>,
@@ -108,25 +95,10 @@ pub struct Daemon<K> {
 /// What an agent of a node does over its life.
 impl<K: Datapath> Daemon<K> {
     /// Of the calling thread's namespace; does nothing yet.
-    pub fn new(options: Options, kernel: Kernel<K>, reload: Reload<K>) -> Result<Self> {
+    pub fn new(options: Options, kernel: K, reload: Reload<K>) -> Result<Self> {
         let book = Book::new(&options.data_dir);
-        let datapath = metrics::datapath(options.bpf_root.clone());
-        let board = Arc::new(Board::new(datapath));
-        let ports = Ports::new(board.clone(), options.healthz, options.metrics)?;
-        let compiled = watari_services::Options {
-            node: options.node.clone(),
-            node_port_cidrs: options.node_port_addresses.clone(),
-        };
-        let services = Keeper::new(compiled, options.source_ports, board.clone());
         Ok(Self {
-            board,
-            ports,
-            checks: BTreeMap::new(),
-            services_notes: Notes::default(),
-            next_tidy: Duration::ZERO,
-            clients: Known::default(),
-            service_names: Services::new(&PinDir::current(&options.bpf_root)),
-            node: Node::new(&options, kernel, book, services)?,
+            node: Node::new(&options.node, kernel, book)?,
             reconciler: Reconciler::new(Backoff::default()),
             folder: Folder::new(&options.cluster, &options.node),
             missed: Missed::default(),
@@ -200,7 +172,6 @@ impl<K: Datapath> Daemon<K> {
     /// Everything that is due.
     pub fn tick(&mut self) {
         let now = self.now();
-        self.board.beat();
         let drained = self.drain();
         self.trouble("events", drained);
         let heard = self.monitor.read().map(|events| self.hear(&events));
@@ -224,14 +195,9 @@ impl<K: Datapath> Daemon<K> {
         }
         if now >= self.next_sweep {
             let swept = self.node.kernel.sweep(monotonic(), SWEPT);
-            // What cannot be swept is tried again like what was.
-            let at_end = swept.as_ref().map_or(true, |swept| swept.at_end);
-            self.next_sweep = now + TICK;
+            let at_end = swept.as_ref().is_ok_and(|swept| !swept.at_end);
+            self.next_sweep = now + if at_end { TICK } else { SWEEP };
             self.trouble("sweep", swept.map(drop).map_err(Into::into));
-            if at_end {
-                self.next_sweep = now + SWEEP;
-                self.recount();
-            }
         }
         let dice = &mut self.dice;
         // xorshift64: enough to keep retries apart.
@@ -248,7 +214,6 @@ impl<K: Datapath> Daemon<K> {
             self.told(report);
         }
         self.after();
-        self.after_services();
     }
 
     /// What the datapath asked for when it was looked at.
@@ -256,7 +221,7 @@ impl<K: Datapath> Daemon<K> {
         if !self.node.unpinned.is_empty() {
             let words = std::mem::take(&mut self.node.unpinned).join(", ");
             let loaded = (self.reload)().map(|kernel| {
-                self.node.take(kernel);
+                self.node.kernel = kernel;
                 let what = format!("pins were gone or replaced ({words}): loaded again");
                 self.log.note("datapath", what);
             });
@@ -275,7 +240,7 @@ impl<K: Datapath> Daemon<K> {
     }
 
     /// Remembers what goes wrong beside the objects, until it goes well again.
-    pub(crate) fn trouble(&mut self, what: &'static str, outcome: Result<()>) {
+    fn trouble(&mut self, what: &'static str, outcome: Result<()>) {
         match outcome {
             Ok(()) => drop(self.troubles.remove(what)),
             Err(error) => {
@@ -309,13 +274,9 @@ impl<K: Datapath> Daemon<K> {
         Ok(())
     }
 
-    fn row(&mut self, event: &Told) -> Option<Row> {
+    fn row(&self, event: &Told) -> Option<Row> {
         match event {
-            Told::Flow(event) => {
-                let mut row = Row::of_event(event, &self.names);
-                row.name_service(|number| self.service_names.of(number));
-                Some(row)
-            }
+            Told::Flow(event) => Some(Row::of_event(event, &self.names)),
             Told::Drop(event) => {
                 let headers = Headers::read(captured(event));
                 let reason = Reason::of(event.reason).map_or("unknown", Reason::name);
@@ -326,7 +287,7 @@ impl<K: Datapath> Daemon<K> {
 
     /// What is desired, as far as it changed.
     fn poll(&mut self, now: Duration) {
-        let cluster = self.poll_folder();
+        let cluster = self.folder.poll();
         let doubt = self
             .folder
             .doubt()
@@ -354,13 +315,9 @@ impl<K: Datapath> Daemon<K> {
         if self.undesired {
             let objects = self.objects();
             self.reconciler.replace(objects, now);
-        } else if self.folder.cluster().is_some() {
-            let services = Object::Services(self.node.services.generation());
-            self.reconciler.set(Key::Services, services, now);
         }
         if changed {
             self.reconciler.touch(&Key::Datapath, now);
-            self.register_clients();
         }
     }
 
@@ -393,8 +350,6 @@ impl<K: Datapath> Daemon<K> {
             objects.insert(Key::Routes, routes);
             let table = masquerade(nodes.iter(), &self.options.node, &cluster.masquerade);
             objects.insert(Key::Masquerade, Object::Masquerade(table));
-            let services = Object::Services(self.node.services.generation());
-            objects.insert(Key::Services, services);
         }
         let uplinks = uplinks.clone();
         objects.insert(Key::Datapath, Object::Datapath { nodes, uplinks });
@@ -435,8 +390,7 @@ impl<K: Datapath> Daemon<K> {
         self.take_uplinks(&snapshot)?;
         let links = snapshot.links();
         self.indexes = links.map(|link| (link.index, link.name.clone())).collect();
-        self.survey_services(&snapshot);
-        for key in [Key::Datapath, Key::Services, Key::Routes, Key::Masquerade] {
+        for key in [Key::Datapath, Key::Routes, Key::Masquerade] {
             self.reconciler.touch(&key, now);
         }
         for record in self.node.book.records() {
@@ -559,16 +513,6 @@ impl<K: Datapath> Daemon<K> {
     fn answer(&mut self, request: Request) {
         // Who asked may be gone.
         match request {
-            Request::Services(after, to) => {
-                let compiler = &self.node.services.compiler;
-                drop(to.send(Shown::rows(compiler, after.as_ref())));
-            }
-            Request::Service(name, to) => {
-                let counts = self.node.kernel.connection_counts(monotonic());
-                let (keeper, balancing) = (&self.node.services, &*self.node.balancing);
-                let counts = counts.unwrap_or_default();
-                drop(to.send(Shown::detail(keeper, balancing, &counts, &name)));
-            }
             Request::Status(to) => drop(to.send(self.status())),
             Request::Drops(to) => {
                 let dropped = self.node.kernel.drops().unwrap_or_default();

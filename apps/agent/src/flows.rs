@@ -1,11 +1,11 @@
 //! Connections as rows, and which of them somebody wants to see.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use watari_abi::{
-    Address, Connection, ConnectionKey, Direction, Flow, FlowEvent, FlowEventKind, Side, State,
-    Translation, Verdict, flags, translation,
+    Connection, ConnectionKey, Direction, Flow, FlowEvent, FlowEventKind, Side, State,
+    TranslationKind, Verdict, flags,
 };
 
 use crate::names::{Names, Who};
@@ -56,19 +56,14 @@ pub struct Way {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Translated {
-    /// `socket`: before there was a packet; `destination`; `source`; `both`.
+    /// `destination` or `source`.
     pub kind: String,
-    /// Who opened it, as it believes.
-    pub source: SocketAddr,
-    /// Whom it believes to talk to.
-    pub destination: SocketAddr,
-    /// The number of the Service's port; zero for none.
+    /// The address that it stands for.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The Service; zero for none.
     pub service: u32,
-    /// What that is called: `NAMESPACE/NAME:PORT`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub name: Option<String>,
-    /// The number of the backend; zero for none.
-    pub backend: u32,
 }
 
 /// A connection as it is told.
@@ -118,8 +113,6 @@ pub struct Filter {
     pub protocol: Option<String>,
     /// `allowed`, `denied` or `dropped`.
     pub verdict: Option<String>,
-    /// Through this Service, `NAMESPACE/NAME`.
-    pub service: Option<String>,
 }
 
 /// The name of a state.
@@ -179,7 +172,7 @@ impl Row {
         let low_opened = connection.flow(Side::Low) == Flow::Original;
         let opener = if low_opened { Side::Low } else { Side::High };
         let tuple = key.tuple(opener);
-        let end = |address: Address, port: u16| {
+        let end = |address: watari_abi::Address, port: u16| {
             let address = IpAddr::from(address);
             End {
                 address,
@@ -259,15 +252,6 @@ impl Row {
         })
     }
 
-    /// Says what its Service is called.
-    pub fn name_service(&mut self, name: impl FnOnce(u32) -> Option<String>) {
-        if let Some(through) = &mut self.translation
-            && through.service != 0
-        {
-            through.name = name(through.service);
-        }
-    }
-
     /// Whether a filter wants it.
     pub fn passes(&self, filter: &Filter) -> bool {
         let ends = [&self.source, &self.destination];
@@ -279,15 +263,6 @@ impl Row {
                 "allowed" => *ways[0] == "allowed" && *ways[1] != "denied",
                 other => ways.iter().any(|way| *way == other),
             }
-        };
-        let service = |wanted: &String| {
-            let name = self
-                .translation
-                .as_ref()
-                .and_then(|through| through.name.as_ref());
-            // The port's name has no colon.
-            name.and_then(|name| name.rsplit_once(':'))
-                .is_some_and(|(service, _)| service == wanted)
         };
         filter.pod.as_ref().is_none_or(pod)
             && filter
@@ -301,39 +276,21 @@ impl Row {
                 .as_ref()
                 .is_none_or(|wanted| self.protocol.eq_ignore_ascii_case(wanted))
             && filter.verdict.as_ref().is_none_or(verdict)
-            && filter.service.as_ref().is_none_or(service)
     }
 }
 
 fn translated(connection: &Connection) -> Option<Translated> {
-    let Translation {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        kind,
-        service,
-        backend,
-        ..
-    } = connection.translation;
-    let name = match (
-        kind & translation::DESTINATION != 0,
-        kind & translation::SOURCE != 0,
-    ) {
-        (true, true) => "both",
-        (true, false) => "destination",
-        (false, true) => "source",
-        (false, false) if kind & translation::AT_SOCKET != 0 => "socket",
-        (false, false) => return None,
+    let translation = &connection.translation;
+    let kind = match TranslationKind::of(translation.kind)? {
+        TranslationKind::None => return None,
+        TranslationKind::Destination => "destination",
+        TranslationKind::Source => "source",
     };
-    let end = |address: Address, port: u16| SocketAddr::new(address.into(), u16::from_be(port));
     Some(Translated {
-        kind: name.to_owned(),
-        source: end(source, source_port),
-        destination: end(destination, destination_port),
-        service,
-        name: None,
-        backend,
+        kind: kind.to_owned(),
+        address: translation.address.into(),
+        port: u16::from_be(translation.port),
+        service: translation.service,
     })
 }
 

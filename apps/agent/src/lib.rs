@@ -7,19 +7,15 @@
 //!
 //! Nothing of forwarding ends with it: programs and tables are pinned.
 
-mod balance;
 mod book;
 mod client;
-mod clients;
 mod cluster;
 mod daemon;
 mod drops;
 mod endpoint;
 mod flows;
-mod health;
 mod lock;
 mod log;
-mod metrics;
 mod names;
 mod node;
 mod options;
@@ -30,7 +26,6 @@ mod recover;
 mod run;
 mod sandbox;
 mod server;
-mod services;
 mod status;
 mod uplinks;
 
@@ -40,12 +35,8 @@ pub use drops::{Dropped, Drops, Example, Examples};
 pub use flows::{End, Filter, Row, SCHEMA, Translated, Way};
 pub use log::Repair;
 pub use names::{Names, Who};
-pub use node::Kernel;
 pub use options::Options;
 pub use packet::Headers;
 pub use pinned::{drops as pinned_drops, flows as pinned_flows, monotonic};
-pub use protocol::{Ask, Count, Kept, Missing, SOCKET, ServicesStatus, Status};
+pub use protocol::{Ask, Count, Kept, Missing, SOCKET, Status};
 pub use run::{remove, run};
-pub use services::{
-    PortRange, ServiceBackend, ServiceDetail, ServiceFrontend, ServicePort, ServiceRow,
-};

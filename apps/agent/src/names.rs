@@ -120,8 +120,6 @@ mod tests {
             addresses: vec![address.parse().unwrap()],
             pod_cidrs: vec![cidr.parse().unwrap()],
             owned: vec![],
-            zone: None,
-            deleting: false,
         };
         let nodes = [
             node("a", "10.0.0.1", "10.244.0.0/16"),

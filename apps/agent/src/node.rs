@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use watari_bpf::balance::Balancing;
 use watari_bpf::{Applied, Datapath, difference};
 use watari_model::{Attachment, ClusterNode, IfName};
 use watari_netlink::{Handle, Snapshot};
@@ -19,17 +17,12 @@ use watari_tables::{Datapath as Tables, Masquerade, Route};
 
 use crate::book::Book;
 use crate::endpoint::mend;
-use crate::options::Options;
-use crate::pinned::monotonic;
-use crate::services::Keeper;
 
 /// What the agent keeps as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// The datapath's tables and programs.
     Datapath,
-    /// The tables of Services.
-    Services,
     /// The routes to the Pod CIDRs of other nodes.
     Routes,
     /// Whose packets leave the cluster with the node's address.
@@ -42,7 +35,6 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Datapath => f.write_str("datapath"),
-            Self::Services => f.write_str("services"),
             Self::Routes => f.write_str("routes"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Endpoint(attachment) => write!(f, "endpoint {attachment}"),
@@ -61,8 +53,6 @@ pub enum Object {
         /// The links by which packets for pods come.
         uplinks: BTreeSet<IfName>,
     },
-    /// That the tables of Services be what the [`Keeper`] says since its so many-th change.
-    Services(u64),
     /// That routes lead to the pods of these nodes.
     Routes {
         /// The cluster's nodes.
@@ -85,28 +75,10 @@ pub enum Change {
     Planned(String),
 }
 
-/// What a node's kernel has of ours.
-pub struct Kernel<K> {
-    /// The datapath.
-    pub datapath: K,
-    /// The tables of Services.
-    pub balancing: Box<dyn Balancing>,
-    /// Where the programs' own tables are pinned; none where there are no programs.
-    pub pins: Option<PathBuf>,
-}
-
 /// A node's kernel and store.
 pub struct Node<K> {
     /// The datapath.
     pub kernel: K,
-    /// The tables of Services.
-    pub balancing: Box<dyn Balancing>,
-    /// What they should be.
-    pub services: Keeper,
-    /// Where the programs' own tables are pinned.
-    pub pins: Option<PathBuf>,
-    /// The cgroup whose processes are given backends at their sockets.
-    cgroup: Option<PathBuf>,
     /// The node's own links and routes.
     pub host: Handle,
     /// The node store.
@@ -127,16 +99,12 @@ pub struct Node<K> {
 
 impl<K: Datapath> Node<K> {
     /// Of the calling thread's namespace.
-    pub fn new(options: &Options, kernel: Kernel<K>, book: Book, services: Keeper) -> Result<Self> {
+    pub fn new(own: &str, kernel: K, book: Book) -> Result<Self> {
         Ok(Self {
-            kernel: kernel.datapath,
-            balancing: kernel.balancing,
-            pins: kernel.pins,
-            cgroup: options.cgroup.clone(),
-            services,
+            kernel,
             host: Handle::open()?,
             book,
-            own: options.node.as_str().into(),
+            own: own.into(),
             applied: None,
             routed: None,
             masqueraded: None,
@@ -189,12 +157,10 @@ impl<K: Datapath> Node<K> {
         }
         self.to_promote = observed.to_promote;
         let own = self.own.clone();
-        let cgroup = self.cgroup.clone();
         let view = View {
             own: &own,
             nodes,
             uplinks,
-            cgroup: cgroup.as_deref(),
         };
         let there = link_names(&mut self.host)?;
         let (desired, left_out) = view.plan(self.book.records(), &there, &observed.tables);
@@ -235,21 +201,6 @@ impl<K: Datapath> Node<K> {
             Ok::<_, Failed>((desired, applied))
         })?;
         Ok(written)
-    }
-
-    fn services(&mut self) -> Result<Vec<Change>> {
-        let synced = self.services.sync(&mut *self.balancing, monotonic())?;
-        let repaired = synced.repaired.into_iter().map(Change::Repaired);
-        let planned = synced.planned.into_iter().map(Change::Planned);
-        Ok(repaired.chain(planned).collect())
-    }
-
-    /// Puts the kernel that was loaded again in the place of the one before.
-    pub fn take(&mut self, kernel: Kernel<K>) {
-        self.kernel = kernel.datapath;
-        self.balancing = kernel.balancing;
-        self.pins = kernel.pins;
-        self.services.compare();
     }
 
     fn routes(&mut self, nodes: &[ClusterNode], uplinks: &BTreeSet<IfName>) -> Result<Vec<Change>> {
@@ -327,7 +278,6 @@ struct View<'a> {
     own: &'a str,
     nodes: Option<&'a [ClusterNode]>,
     uplinks: &'a BTreeSet<IfName>,
-    cgroup: Option<&'a Path>,
 }
 
 impl View<'_> {
@@ -349,7 +299,6 @@ impl View<'_> {
             own: self.own,
             uplinks: &uplinks,
         });
-        desired.sockets = self.cgroup.map(Path::to_owned);
         if self.nodes.is_none() {
             desired.remotes.clone_from(&observed.remotes);
         }
@@ -366,7 +315,6 @@ impl<K: Datapath> Target for Node<K> {
     fn update(&mut self, _key: &Key, object: &Object) -> Result<Vec<Change>> {
         match object {
             Object::Datapath { nodes, uplinks } => self.datapath(nodes.as_deref(), uplinks),
-            Object::Services(_) => self.services(),
             Object::Routes { nodes, uplinks } => self.routes(nodes, uplinks),
             Object::Masquerade(table) => self.masquerade(table),
             Object::Endpoint(record) => {

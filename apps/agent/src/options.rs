@@ -1,12 +1,8 @@
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use watari_abi::maps;
 use watari_model::IfName;
-
-use crate::services::PortRange;
 
 /// How an agent runs.
 #[derive(Debug, Clone)]
@@ -35,18 +31,6 @@ pub struct Options {
     pub grace: Duration,
     /// How often everything is looked at.
     pub survey: Duration,
-    /// The cgroup whose processes are given backends at their sockets; none: nobody is.
-    pub cgroup: Option<PathBuf>,
-    /// Further ranges of Services' addresses, beside those of the cluster's folder.
-    pub service_cidrs: Vec<IpNet>,
-    /// Of the node's addresses those in these have node ports; none: its first ones.
-    pub node_port_addresses: Vec<IpNet>,
-    /// Ports that sources are translated to.
-    pub source_ports: PortRange,
-    /// Where `/healthz` and `/livez` of the node are answered.
-    pub healthz: Option<SocketAddr>,
-    /// Where `/metrics` is answered.
-    pub metrics: Option<SocketAddr>,
 }
 
 impl Options {
@@ -65,12 +49,6 @@ impl Options {
             namespaces: crate::recover::usual_namespaces(),
             grace: Duration::from_mins(5),
             survey: Duration::from_secs(30),
-            cgroup: None,
-            service_cidrs: Vec::new(),
-            node_port_addresses: Vec::new(),
-            source_ports: PortRange::default(),
-            healthz: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
-            metrics: Some(SocketAddr::from(([127, 0, 0, 1], 10249))),
         }
     }
 

@@ -1,12 +1,10 @@
 //! Connections and drops, read from where the datapath's tables are pinned: needs no agent.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
-use watari_abi::{Connection, ConnectionKey, DropKey, Hook, Reason, flags, maps};
-use watari_bpf::balance::ServiceNames;
+use watari_abi::{Connection, ConnectionKey, DropKey, Hook, Reason, maps};
 use watari_bpf::{Drops, DropsAt, Map, PerCpuMap, PinDir, links};
 
 use crate::flows::{Filter, Row};
@@ -20,29 +18,6 @@ pub fn monotonic() -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What Services' ports are called, read when one is met for the first time.
-pub struct Services {
-    names: Option<ServiceNames>,
-    met: HashMap<u32, Option<String>>,
-}
-
-impl Services {
-    /// Of the datapath pinned in `dir`; without one no Service has a name.
-    pub fn new(dir: &PinDir) -> Self {
-        Self {
-            names: ServiceNames::open(dir).ok(),
-            met: HashMap::new(),
-        }
-    }
-
-    /// `NAMESPACE/NAME:PORT` of a number.
-    pub fn of(&mut self, number: u32) -> Option<String> {
-        let names = &self.names;
-        let read = || names.as_ref()?.get(number).ok().flatten();
-        self.met.entry(number).or_insert_with(read).clone()
-    }
-}
-
 /// Hands every connection that passes and does not count as gone to `take`.
 pub fn flows(
     root: &Path,
@@ -51,18 +26,15 @@ pub fn flows(
     take: &mut dyn FnMut(&Row) -> Result<()>,
 ) -> Result<()> {
     let dir = PinDir::current(root);
-    let mut services = Services::new(&dir);
     for table in [maps::ESTABLISHED, maps::TRANSIENT] {
         let map: Map<ConnectionKey, Connection> = Map::open(&dir.map(table))?;
         let now = monotonic();
         let mut done = Ok(());
         map.for_each(|key, connection| {
-            let alias = connection.flags & flags::ALIAS != 0;
-            if alias || connection.expires <= now || done.is_err() {
+            if connection.expires <= now || done.is_err() {
                 return;
             }
-            let mut row = Row::of("seen", &key, &connection, now, names);
-            row.name_service(|number| services.of(number));
+            let row = Row::of("seen", &key, &connection, now, names);
             if row.passes(filter) {
                 done = take(&row);
             }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use watari_model::ServiceName;
-
 use crate::flows::{Filter, SCHEMA};
 use crate::log::Repair;
 
@@ -43,13 +41,6 @@ pub enum Ask {
     },
     /// One [`Drops`](crate::drops::Drops).
     Drops,
-    /// A [`ServiceRow`](crate::ServiceRow) for each Service, by name.
-    Services,
-    /// One [`ServiceDetail`](crate::ServiceDetail).
-    Service {
-        /// Which.
-        service: ServiceName,
-    },
 }
 
 impl Question {
@@ -109,23 +100,6 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// How the Services of a node stand.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServicesStatus {
-    /// Services that are known.
-    pub services: usize,
-    /// Their ports that are in the kernel, by family.
-    pub ports: u64,
-    /// Addresses with ports where they are reached.
-    pub frontends: u64,
-    /// Endpoints that get connections, or had some lately.
-    pub backends: u64,
-    /// Seconds since the kernel last had all that was desired.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub synced_seconds_ago: Option<f64>,
-}
-
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -153,9 +127,6 @@ pub struct Status {
     /// Nodes of the cluster; absent until the folder could be read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub nodes: Option<usize>,
-    /// Services; absent until the folder could be read.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub services: Option<ServicesStatus>,
     /// Everything that is kept.
     pub kept: Vec<Kept>,
     /// How many sandboxes are missed, and wait to be taken back.
@@ -192,14 +163,6 @@ mod tests {
         };
         let follow = true;
         assert_eq!(question, Question::new(Ask::Flows { filter, follow }));
-        let service = ServiceName {
-            namespace: "shop".to_owned(),
-            name: "web".to_owned(),
-        };
-        let one = serde_json::to_string(&Question::new(Ask::Service { service })).unwrap();
-        let expected =
-            r#"{"schema":1,"ask":"service","service":{"namespace":"shop","name":"web"}}"#;
-        assert_eq!(one, expected);
         let status = serde_json::to_string(&Question::new(Ask::Status)).unwrap();
         assert_eq!(status, r#"{"schema":1,"ask":"status"}"#);
         assert!(serde_json::from_str::<Question>(r#"{"schema":1,"ask":"burn"}"#).is_err());

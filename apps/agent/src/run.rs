@@ -5,14 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use watari_abi::{ABI_VERSION, Config, config_flags, maps};
-use watari_bpf::balance::Balancer;
-use watari_bpf::{LoadOptions, Loaded, Map, Node as Datapath, PinDir, load, probe};
+use watari_bpf::{LoadOptions, Loaded, Map, Node as Kernel, PinDir, load, probe};
 use watari_netlink::Handle;
 use watari_nft::masquerade::Masquerading;
 
 use crate::daemon::Daemon;
 use crate::lock::Lock;
-use crate::node::Kernel;
 use crate::options::Options;
 use crate::protocol::Missing;
 
@@ -37,7 +35,7 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<()> {
 }
 
 /// Loads this build's datapath, or takes up the one that is there.
-pub fn open(options: &Options) -> Result<(Kernel<Datapath>, Loaded)> {
+pub fn open(options: &Options) -> Result<(Kernel, Loaded)> {
     let loading = LoadOptions {
         established: Some(options.established),
         transient: Some(options.transient),
@@ -45,15 +43,7 @@ pub fn open(options: &Options) -> Result<(Kernel<Datapath>, Loaded)> {
     };
     let loaded = load(&loading).context("load the datapath")?;
     configure(options).context("configure the datapath")?;
-    let datapath = Datapath::open(&options.bpf_root, loaded.attachment)
-        .context("open the datapath")?
-        .with_cgroup(options.cgroup.clone());
-    let balancing = Balancer::open(&PinDir::current(&options.bpf_root));
-    let kernel = Kernel {
-        datapath,
-        balancing: Box::new(balancing.context("open the tables of Services")?),
-        pins: Some(options.bpf_root.clone()),
-    };
+    let kernel = Kernel::open(&options.bpf_root, loaded.attachment).context("open the datapath")?;
     Ok((kernel, loaded))
 }
 

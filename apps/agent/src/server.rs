@@ -11,14 +11,12 @@ use tokio::io::{
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use watari_model::ServiceName;
 
 use crate::drops::Drops;
 use crate::flows::{Filter, Row, SCHEMA};
 use crate::names::Names;
 use crate::pinned;
 use crate::protocol::{Ask, MAX_QUESTION, Question, Refusal, Status};
-use crate::services::Shown;
 
 /// Lines of connections that are written at once, in bytes.
 const CHUNK: usize = 32 << 10;
@@ -29,10 +27,6 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// What was dropped.
     Drops(oneshot::Sender<Drops>),
-    /// Some Services, after one or from the first on.
-    Services(Option<ServiceName>, oneshot::Sender<Shown>),
-    /// One Service.
-    Service(ServiceName, oneshot::Sender<Shown>),
     /// Whose addresses are, and what happens from now on.
     Follow(oneshot::Sender<(Arc<Names>, broadcast::Receiver<Arc<Row>>)>),
 }
@@ -115,8 +109,6 @@ async fn answer(stream: UnixStream, requests: &mpsc::Sender<Request>, pins: Path
             requests.send(Request::Drops(to)).await?;
             tell(&mut write, &drops.await?).await
         }
-        Ask::Services => services(&mut write, requests).await,
-        Ask::Service { service } => detail(&mut write, requests, service).await,
         Ask::Flows { filter, follow } => {
             let (to, told) = oneshot::channel();
             requests.send(Request::Follow(to)).await?;
@@ -132,42 +124,6 @@ async fn answer(stream: UnixStream, requests: &mpsc::Sender<Request>, pins: Path
             }
         }
     }
-}
-
-/// The Services, a line for each; the agent does other things between some and the next.
-async fn services(
-    write: &mut (impl AsyncWrite + Unpin),
-    requests: &mpsc::Sender<Request>,
-) -> Result<()> {
-    let mut after = None;
-    loop {
-        let (to, shown) = oneshot::channel();
-        requests.send(Request::Services(after, to)).await?;
-        let Shown::Rows(rows, next) = shown.await? else {
-            return Ok(());
-        };
-        for row in &rows {
-            tell(write, row).await?;
-        }
-        if next.is_none() {
-            return Ok(());
-        }
-        after = next;
-    }
-}
-
-async fn detail(
-    write: &mut (impl AsyncWrite + Unpin),
-    requests: &mpsc::Sender<Request>,
-    service: ServiceName,
-) -> Result<()> {
-    let (to, shown) = oneshot::channel();
-    let request = Request::Service(service.clone(), to);
-    requests.send(request).await?;
-    let Shown::Detail(Some(detail)) = shown.await? else {
-        return refuse(write, format!("there is no Service {service}")).await;
-    };
-    tell(write, &*detail).await
 }
 
 async fn until_closed(mut lines: BufReader<tokio::io::Take<tokio::net::unix::OwnedReadHalf>>) {

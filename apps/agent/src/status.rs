@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use watari_abi::maps;
 use watari_bpf::Datapath;
 use watari_reconcile::State;
 
@@ -8,7 +7,7 @@ use crate::daemon::Daemon;
 use crate::flows::SCHEMA;
 use crate::names::pod_of;
 use crate::node::Object;
-use crate::protocol::{Count, Kept, ServicesStatus, Status};
+use crate::protocol::{Count, Kept, Status};
 
 impl<K: Datapath> Daemon<K> {
     /// How the node stands.
@@ -28,7 +27,6 @@ impl<K: Datapath> Daemon<K> {
             remotes: applied.map_or(0, |tables| tables.remotes.len()),
             uplinks: self.uplinks.iter().map(ToString::to_string).collect(),
             nodes: self.folder.cluster().map(|cluster| cluster.nodes.len()),
-            services: self.services_status(),
             kept,
             missed: self.missed.count(),
             reclaimed: self.reclaimed,
@@ -39,24 +37,6 @@ impl<K: Datapath> Daemon<K> {
             missing: self.missing.clone(),
             counters: self.counted(),
         }
-    }
-
-    fn services_status(&self) -> Option<ServicesStatus> {
-        self.folder.cluster()?;
-        let usage = self.node.balancing.usage();
-        let used = |map: &str| {
-            let found = usage.iter().find(|usage| usage.map == map);
-            found.map_or(0, |usage| usage.used.into())
-        };
-        let last = self.node.services.last_sync();
-        let ago = last.map(|last| last.elapsed().unwrap_or_default().as_secs_f64());
-        Some(ServicesStatus {
-            services: self.node.services.count(),
-            ports: used(maps::SERVICE_NAMES),
-            frontends: used(maps::FRONTENDS),
-            backends: used(maps::BACKENDS),
-            synced_seconds_ago: ago,
-        })
     }
 
     fn kept(&self) -> Vec<Kept> {
@@ -88,7 +68,6 @@ impl<K: Datapath> Daemon<K> {
         let mut notes = self.node.notes();
         notes.extend(self.troubles.values().cloned());
         notes.extend(self.folder.errors().iter().cloned());
-        notes.extend(self.services_notes());
         if self.folder.cluster().is_none() && self.folder.doubt().is_none() {
             notes.push(format!(
                 "no cluster is known: {} cannot be read; the ways to other nodes stay as they are",

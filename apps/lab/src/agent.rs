@@ -60,27 +60,24 @@ pub fn start_in(lab: &OpenLab, nodes: &[Label]) -> Result<()> {
 /// The started side: becomes the agent of a node. Comes back only with an error.
 pub fn run(lab: &Label, node: &Label) -> Error {
     match prepare(lab, node) {
-        Ok(group) => {
+        Ok(()) => {
             let mut agent = Command::new(SELF);
             agent
                 .arg0("watari")
                 .args(["agent", "--node", node.as_str()]);
             agent.args(["--cluster", CLUSTER, "--uplink", "eth0"]);
-            // Of this node's processes and pods alone: other labs have the same hierarchy.
-            agent.arg("--cgroup").arg(group.path());
             anyhow!(agent.exec()).context("become the agent")
         }
         Err(error) => error,
     }
 }
 
-fn prepare(lab: &Label, node: &Label) -> Result<Cgroup> {
+fn prepare(lab: &Label, node: &Label) -> Result<()> {
     let group = Cgroup::node(lab, node)?;
     process::settle(&group.child(AGENT))?;
     Namespaces::of(&group.child(HOLDER))?
         .with_context(|| format!("node {node} has no namespaces"))?
-        .enter()?;
-    Ok(group)
+        .enter()
 }
 
 /// Ends a node's agent and waits until it is gone; false when none runs.

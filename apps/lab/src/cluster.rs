@@ -1,32 +1,24 @@
 //! The cluster as a folder of manifests: what an agent is told.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net};
 use watari_manifests::OWNED_ADDRESSES;
 
-use crate::cgroup::Cgroup;
 use crate::layout::{Lab, WIRE_SERVER};
-use crate::names::Label;
-use crate::node::HOLDER;
 use crate::paths;
 use crate::spec::FabricKind;
 
 /// Where a node finds the manifests of its cluster.
 pub const CLUSTER: &str = "/run/watari/cluster";
 
-/// The label of a node's zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
-
 /// Writes the manifests into this node's `/run`.
 pub fn write(lab: &Lab) -> Result<()> {
     let folder = Path::new(CLUSTER);
     paths::create_dir(folder)?;
     paths::write_whole(&folder.join("nodes.yaml"), nodes(lab).as_bytes())?;
-    let ranges = service_cidrs(lab);
-    paths::write_whole(&folder.join("servicecidr.yaml"), ranges.as_bytes())?;
     let exceptions = exceptions(lab);
     if exceptions.is_empty() {
         return Ok(());
@@ -46,9 +38,6 @@ fn nodes(lab: &Lab) -> String {
             text,
             "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}"
         );
-        if let Some(zone) = &node.zone {
-            let _ = writeln!(text, "  labels:\n    {ZONE}: {zone}");
-        }
         let owned: Vec<String> = node.owned.iter().map(|(a, z)| format!("{a}-{z}")).collect();
         if !owned.is_empty() {
             let owned = owned.join(",");
@@ -72,24 +61,6 @@ fn nodes(lab: &Lab) -> String {
         }
     }
     text
-}
-
-/// Where Services' cluster addresses are from.
-fn service_cidrs(lab: &Lab) -> String {
-    let quoted: Vec<String> = lab.service_cidrs.iter().map(|n| format!("'{n}'")).collect();
-    let all = quoted.join(", ");
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata:\n  name: kubernetes\n\
-         spec:\n  cidrs: [{all}]\n"
-    )
-}
-
-/// The folder of a node as it is seen from here, through the process that keeps the node; none when
-/// that is gone.
-pub fn folder_of(lab: &Lab, node: &Label) -> Result<Option<PathBuf>> {
-    let holder = Cgroup::node(&lab.name, node)?.child(HOLDER);
-    let pid = holder.processes()?.first().copied();
-    Ok(pid.map(|pid| PathBuf::from(format!("/proc/{pid}/root{CLUSTER}"))))
 }
 
 /// What sees pods' own addresses beside pods and nodes. On Azure that is the whole virtual network,
@@ -122,7 +93,7 @@ mod tests {
     use watari_model::ClusterNode;
 
     use super::*;
-    use crate::Spec;
+    use crate::{Label, Spec};
 
     #[test]
     fn the_manifests_say_of_the_nodes_what_the_lab_knows() {
@@ -131,7 +102,6 @@ mod tests {
             "{fabric: l2, ipv4: false, ipv6: true, nodes: 1}",
             "ipv6: true",
             "nodes: 1",
-            "zones: [a, b]",
         ] {
             let lab = Lab::new(Label::new("t").unwrap(), &Spec::parse(spec).unwrap()).unwrap();
             let found = parse(Path::new("nodes.yaml"), nodes(&lab).as_bytes()).unique();
@@ -142,13 +112,6 @@ mod tests {
             let read: Vec<ClusterNode> = found.nodes().cloned().collect();
             let known: Vec<ClusterNode> = lab.nodes.iter().map(crate::Node::in_cluster).collect();
             assert_eq!(read, known);
-            let found = parse(Path::new("x.yaml"), service_cidrs(&lab).as_bytes());
-            assert!(
-                found.errors.is_empty() && found.notes.is_empty(),
-                "{found:?}"
-            );
-            let read: Vec<IpNet> = found.service_cidrs().collect();
-            assert_eq!(read, lab.service_cidrs);
         }
     }
 

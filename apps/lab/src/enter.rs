@@ -4,7 +4,6 @@ use anyhow::{Context, Error, Result, bail};
 
 use crate::cgroup::Cgroup;
 use crate::fabric::FABRIC;
-use crate::layout::OUTSIDE;
 use crate::node::EXEC;
 use crate::pod::{self, FoundPod, become_program};
 use crate::state::OpenLab;
@@ -14,8 +13,6 @@ use crate::state::OpenLab;
 pub enum Target {
     /// The network around the nodes.
     Fabric,
-    /// The host outside the cluster.
-    Outside,
     /// A node, by its name.
     Node(String),
     /// A pod.
@@ -23,13 +20,11 @@ pub enum Target {
 }
 
 impl Target {
-    /// What a person means: `fabric`, `outside`, the name of a node, or `[NAMESPACE/]NAME` of a pod. A
-    /// pod with one of the other names is `NAMESPACE/NAME`.
+    /// What a person means: `fabric`, the name of a node, or `[NAMESPACE/]NAME` of a pod. A pod
+    /// with the name of a node is `NAMESPACE/NAME`.
     pub fn find(lab: &OpenLab, namespace: &str, text: &str) -> Result<Self> {
-        match text {
-            FABRIC => return Ok(Self::Fabric),
-            OUTSIDE => return Ok(Self::Outside),
-            _ => {}
+        if text == FABRIC {
+            return Ok(Self::Fabric);
         }
         if lab.lab.node(text).is_some() {
             return Ok(Self::Node(text.to_owned()));
@@ -39,7 +34,7 @@ impl Target {
             Err(error) => {
                 let nodes: Vec<&str> = lab.lab.nodes.iter().map(|n| n.name.as_str()).collect();
                 Err(error.context(format!(
-                    "{text:?} is no node ({}), neither `fabric` nor `outside`, and no pod",
+                    "{text:?} is no node ({}), not `fabric`, and no pod",
                     nodes.join(", ")
                 )))
             }
@@ -50,7 +45,6 @@ impl Target {
     pub fn cgroup(&self, lab: &OpenLab) -> Result<Cgroup> {
         Ok(match self {
             Self::Fabric => lab.cgroup()?.child(FABRIC),
-            Self::Outside => lab.cgroup()?.child(OUTSIDE),
             Self::Node(name) => lab.cgroup()?.child(name),
             Self::Pod(pod) => pod.cgroup.clone(),
         })
@@ -60,7 +54,6 @@ impl Target {
     pub fn describe(&self) -> String {
         match self {
             Self::Fabric => FABRIC.to_owned(),
-            Self::Outside => "the host outside".to_owned(),
             Self::Node(name) => format!("node {name}"),
             Self::Pod(pod) => format!("pod {}", pod.key),
         }
@@ -100,7 +93,6 @@ fn prepare(lab: &OpenLab, target: &Target) -> Result<()> {
 pub fn shell(lab: &OpenLab, target: &Target) -> Error {
     let place = match target {
         Target::Fabric => FABRIC.to_owned(),
-        Target::Outside => OUTSIDE.to_owned(),
         Target::Node(name) => name.clone(),
         Target::Pod(pod) => pod.key.to_string(),
     };

@@ -9,7 +9,6 @@ use watari_netlink::{Handle, Link, Netns, SeenNeighbour, SeenRoute, read_setting
 
 use crate::enter::Target;
 use crate::fabric::FABRIC;
-use crate::layout::OUTSIDE;
 use crate::layout::SCHEMA;
 use crate::node::HOLDER;
 use crate::pod;
@@ -174,7 +173,6 @@ fn peers(lab: &OpenLab, target: &Target, links: &[Link]) -> Result<BTreeMap<u32,
     let group = lab.cgroup()?;
     match target {
         Target::Fabric => {
-            look("host outside".to_owned(), group.child(OUTSIDE))?;
             for node in &lab.lab.nodes {
                 look(
                     format!("node {}", node.name),
@@ -182,7 +180,6 @@ fn peers(lab: &OpenLab, target: &Target, links: &[Link]) -> Result<BTreeMap<u32,
                 )?;
             }
         }
-        Target::Outside => look(FABRIC.to_owned(), group.child(FABRIC))?,
         Target::Node(name) => {
             look(FABRIC.to_owned(), group.child(FABRIC))?;
             for pod in pod::list(lab)? {
@@ -217,10 +214,8 @@ fn fits(target: &Target, what: &str, link: &Link, other: &Link) -> bool {
     let uplink = |name: &str| name == "eth0";
     match target {
         Target::Fabric => uplink(other.name.as_str()),
-        Target::Outside | Target::Node(_) if what == FABRIC => uplink(link.name.as_str()),
-        Target::Outside | Target::Node(_) => {
-            uplink(other.name.as_str()) && !uplink(link.name.as_str())
-        }
+        Target::Node(_) if what == FABRIC => uplink(link.name.as_str()),
+        Target::Node(_) => uplink(other.name.as_str()) && !uplink(link.name.as_str()),
         Target::Pod(_) => uplink(link.name.as_str()) && !uplink(other.name.as_str()),
     }
 }

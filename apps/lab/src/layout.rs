@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use watari_model::{ClusterNode, MacAddr};
 
 use crate::names::Label;
-use crate::services;
 use crate::spec::{FabricKind, Spec, SpecError};
 
 /// The version of `lab.json` and of every `--json` output of the lab.
@@ -33,10 +32,6 @@ pub const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The same for IPv6, from RFC 3849.
 pub const WORLD6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-
-/// The host outside the cluster: its name, its cgroup, the fabric's end of its link. Nodes' names
-/// end in a number.
-pub const OUTSIDE: &str = "outside";
 
 /// Azure keeps the first four addresses of a subnet: network, gateway, and two for its DNS.
 const RESERVED: u32 = 4;
@@ -68,15 +63,8 @@ pub struct Lab {
     pub cni_path: Vec<PathBuf>,
     /// Destinations outside the cluster that see the pods' own addresses.
     pub non_masquerade_cidrs: Vec<IpNet>,
-    /// Where Services' cluster addresses are from, one range of each family that the lab has; the
-    /// first is of the family that a Service has when it does not say.
-    pub service_cidrs: Vec<IpNet>,
-    /// Where load balancers' addresses are from; none when nobody gives any.
-    pub load_balancer_pools: Vec<IpNet>,
     /// Whether an agent runs in each node.
     pub agent: bool,
-    /// A host outside the cluster, on the nodes' subnet.
-    pub outside: Node,
     /// The nodes, in order.
     pub nodes: Vec<Node>,
 }
@@ -101,8 +89,6 @@ pub struct Node {
     pub max_pods: u16,
     /// How many secondary addresses of each family it owns.
     pub owns: u16,
-    /// Its zone, if the lab has zones.
-    pub zone: Option<Label>,
 }
 
 impl Node {
@@ -145,8 +131,6 @@ impl Node {
             addresses: self.primaries(),
             pod_cidrs: self.pod_cidrs.clone(),
             owned: self.owned(),
-            zone: self.zone.as_ref().map(|zone| zone.as_str().into()),
-            deleting: false,
         }
     }
 }
@@ -156,7 +140,6 @@ impl Lab {
     /// (.4, .105, .206 with 100 pods a node); on `l2` consecutive ones, and to each its Pod CIDRs.
     pub fn new(name: Label, spec: &Spec) -> Result<Self, SpecError> {
         let gateway = check(spec)?;
-        services::check(spec)?;
         let nodes = (0..spec.nodes).map(|at| node(spec, at));
         Ok(Self {
             schema: SCHEMA,
@@ -169,10 +152,7 @@ impl Lab {
             mtu: spec.mtu,
             cni_path: spec.cni_path.clone(),
             non_masquerade_cidrs: spec.non_masquerade_cidrs.clone(),
-            service_cidrs: services::cidrs(spec),
-            load_balancer_pools: services::pools(spec),
             agent: spec.agent,
-            outside: outside(spec, gateway)?,
             nodes: nodes.collect::<Result<_, SpecError>>()?,
         })
     }
@@ -229,34 +209,6 @@ fn node(spec: &Spec, at: u16) -> Result<Node, SpecError> {
         pod_cidrs: pod_cidrs(spec, at + 1),
         max_pods: spec.max_pods,
         owns: owns(spec),
-        zone: zone(spec, at),
-    })
-}
-
-/// Zones are dealt out to nodes by turns.
-fn zone(spec: &Spec, at: u16) -> Option<Label> {
-    let turns = spec.zones.iter().cycle();
-    turns.take(usize::from(at) + 1).last().cloned()
-}
-
-/// A host on the nodes' subnet that is no node: it has the last address before theirs, or the one
-/// before that if it is the gateway's.
-fn outside(spec: &Spec, gateway: Ipv4Addr) -> Result<Node, SpecError> {
-    let nth = |offset| Ipv4Addr::from(u32::from(spec.subnet.network()) + offset);
-    let own = RESERVED - 1;
-    let offset = if nth(own) == gateway { own - 1 } else { own };
-    let four = nth(offset);
-    let six = || Ipv6Addr::from(u128::from(spec.ipv6_prefix.network()) + u128::from(offset));
-    Ok(Node {
-        name: Label::new(OUTSIDE).map_err(|error| SpecError::Syntax(error.to_string()))?,
-        port: OUTSIDE.to_owned(),
-        mac: node_mac(four),
-        primary: spec.ipv4.then_some(four),
-        primary6: spec.ipv6.then(six),
-        pod_cidrs: Vec::new(),
-        max_pods: 0,
-        owns: 0,
-        zone: None,
     })
 }
 
@@ -455,7 +407,7 @@ mod tests {
         let (addresses, cidrs) = texts(&dual, 1);
         assert_eq!(addresses, ["10.240.0.5", "fd10:240::5"]);
         assert_eq!(cidrs, ["10.244.2.0/24", "fd10:244:0:2::/64"]);
-        let large = lab("{fabric: l2, maxPods: 300, podCIDR: 10.0.0.0/10}").unwrap();
+        let large = lab("{fabric: l2, maxPods: 300, podCIDR: 10.0.0.0/9}").unwrap();
         assert_eq!(texts(&large, 0).1, ["10.0.2.0/23"]);
         let six = lab("{fabric: l2, ipv4: false, ipv6: true, podCIDR: 10.240.0.0/16}").unwrap();
         let (addresses, cidrs) = texts(&six, 2);
@@ -492,6 +444,6 @@ mod tests {
             let error = lab(text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");
         }
-        assert!(lab("{nodes: 1, maxPods: 250, subnet: 128.0.0.0/1}").is_ok());
+        assert!(lab("{nodes: 1, maxPods: 250, subnet: 0.0.0.0/0}").is_ok());
     }
 }

@@ -9,7 +9,6 @@
 mod agent;
 mod cgroup;
 mod cluster;
-mod control;
 mod demo;
 mod down;
 mod echo;
@@ -22,11 +21,9 @@ mod lock;
 mod mounts;
 mod names;
 mod node;
-mod outside;
 mod paths;
 mod pod;
 mod process;
-mod services;
 mod spec;
 mod state;
 mod up;
@@ -37,27 +34,19 @@ pub use agent::{
     End as EndAgent, end as end_agent, is_running as agent_is_running, log as agent_log,
     run as run_agent, start_in as start_agents,
 };
-pub use control::{
-    Change, Objects, Progress, Settled, apply_services, apply_slice, apply_workload, delete_pods,
-    progress, publish, published, remove_object, remove_workload, run_publish, scale,
-};
 pub use demo::demo;
 pub use down::down;
 pub use echo::{EchoOptions, echo};
 pub use enter::{Target, exec, shell};
 pub use fabric::run as run_fabric;
 pub use inspect::{Page, inspect};
-pub use layout::{
-    GATEWAY6, Lab, METADATA, Node, OUTSIDE, SCHEMA, SDN_MAC, WIRE_SERVER, WORLD, WORLD6,
-};
+pub use layout::{GATEWAY6, Lab, METADATA, Node, SCHEMA, SDN_MAC, WIRE_SERVER, WORLD, WORLD6};
 pub use names::{Label, LabelError};
 pub use node::{is_up as node_is_up, run_holder as run_node};
-pub use outside::run as run_outside;
 pub use paths::labs;
 pub use pod::{
-    Applied, ContainerState, ContainerStatus, FoundPod, Outcome, Owner, Phase, PodKey, PodPlan,
-    PodStatus, apply, delete, find as find_pod, list as list_pods, run_container, run_detach,
-    run_supervisor,
+    Applied, ContainerState, ContainerStatus, FoundPod, Outcome, Phase, PodKey, PodPlan, PodStatus,
+    apply, delete, find as find_pod, list as list_pods, run_container, run_detach, run_supervisor,
 };
 pub use spec::{FabricKind, MAX_LAB_FILE, Spec, SpecError};
 pub use state::{OpenLab, which};

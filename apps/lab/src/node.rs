@@ -88,10 +88,10 @@ fn own_run(lab: &Lab, name: &Label) -> Result<()> {
     mounts::own_file(keep, Path::new("/etc/hosts"), &hosts(lab))
 }
 
-/// Every node by name, as the cloud's own DNS would tell, and the host outside.
-pub fn hosts(lab: &Lab) -> String {
+/// Every node by name, as the cloud's own DNS would tell.
+fn hosts(lab: &Lab) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
-    for node in lab.nodes.iter().chain([&lab.outside]) {
+    for node in &lab.nodes {
         for address in node.primaries() {
             let _ = writeln!(text, "{address} {}", node.name);
         }

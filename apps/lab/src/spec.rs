@@ -40,19 +40,6 @@ pub struct Spec {
     /// On `l2`: the pods' IPv6 addresses, a /64 of it for each node.
     #[serde(rename = "ipv6PodCIDR")]
     pub ipv6_pod_cidr: Ipv6Net,
-    /// Where Services' cluster addresses are from.
-    #[serde(rename = "serviceCIDR")]
-    pub service_cidr: Ipv4Net,
-    /// The same for IPv6.
-    #[serde(rename = "ipv6ServiceCIDR")]
-    pub ipv6_service_cidr: Ipv6Net,
-    /// Where addresses of type `LoadBalancer` are from; on `l2` 10.100.0.0/24 when absent, on `azure`
-    /// nobody gives any then.
-    pub load_balancer_pool: Option<Ipv4Net>,
-    /// The same for IPv6; on `l2` `fd00:10:100::/112` when absent.
-    pub ipv6_load_balancer_pool: Option<Ipv6Net>,
-    /// The zones of the nodes, by turns; none when empty.
-    pub zones: Vec<Label>,
     /// Destinations outside the cluster that see the pods' own addresses, beside pods and nodes.
     #[serde(rename = "nonMasqueradeCIDRs")]
     pub non_masquerade_cidrs: Vec<IpNet>,
@@ -92,11 +79,6 @@ impl Default for Spec {
             ipv6_prefix: Ipv6Net::new_assert([0xfd10, 0x240, 0, 0, 0, 0, 0, 0].into(), 64),
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             ipv6_pod_cidr: Ipv6Net::new_assert([0xfd10, 0x244, 0, 0, 0, 0, 0, 0].into(), 48),
-            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
-            ipv6_service_cidr: Ipv6Net::new_assert([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0].into(), 112),
-            load_balancer_pool: None,
-            ipv6_load_balancer_pool: None,
-            zones: Vec::new(),
             non_masquerade_cidrs: Vec::new(),
             agent: true,
             mtu: 1500,

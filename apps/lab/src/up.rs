@@ -7,10 +7,9 @@ use watari_netlink::Netns;
 
 use crate::agent::{self, AGENT};
 use crate::cgroup::Cgroup;
-use crate::control::CONTROL;
 use crate::down;
 use crate::fabric::{self, FABRIC};
-use crate::layout::{Lab, Node, OUTSIDE};
+use crate::layout::{Lab, Node};
 use crate::lock::{DirLock, Mode};
 use crate::names::Label;
 use crate::node::{EXEC, HOLDER};
@@ -18,7 +17,7 @@ use crate::paths::{self, LabDir, NodeDir};
 use crate::process::{self, Namespaces};
 use crate::spec::{FabricKind, Spec};
 use crate::state;
-use crate::{outside, way};
+use crate::way;
 
 /// The conflist of a real AKS node, byte for byte the one of the reference page.
 pub const AKS_CONFLIST: &str = include_str!("10-azure.conflist");
@@ -80,17 +79,8 @@ fn build(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<()
         process::start(&["node-init", "--lab", name, node.name.as_str()], &log)
             .with_context(|| format!("start node {}", node.name))?;
     }
-    process::start(
-        &["outside-init", "--lab", name],
-        &dir.path().join("outside.log"),
-    )
-    .context("start the host outside")?;
     let group = Cgroup::lab(&lab.name)?;
     let fabric = netns(&group.child(FABRIC))?;
-    let outside = netns(&group.child(OUTSIDE))?;
-    fabric::connect(&fabric, &outside, lab, &lab.outside)
-        .and_then(|()| outside::lay_ways(&outside, lab))
-        .context("connect the host outside")?;
     for node in &lab.nodes {
         let netns = netns(&group.child(node.name.as_str()))?;
         fabric::connect(&fabric, &netns, lab, node)
@@ -127,9 +117,7 @@ fn prepare(lab: &Lab, dir: &LabDir, plugin: &Path, options: &Options) -> Result<
     let group = Cgroup::lab(&lab.name)?;
     for part in [HOLDER, EXEC] {
         group.child(FABRIC).child(part).create()?;
-        group.child(OUTSIDE).child(part).create()?;
     }
-    group.child(CONTROL).create()?;
     for node in &lab.nodes {
         let (file, usual) = usual_conflist(lab);
         let conflist = options.conflist.as_deref().unwrap_or(usual);

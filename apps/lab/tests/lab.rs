@@ -90,9 +90,9 @@ fn the_fabric_answers_for_owned_addresses_alone() {
         let answer = arping(other);
         assert!(answer.contains("received 0 response"), "{other}: {answer}");
     }
-    // One neighbour a node in the fabric, however many addresses it owns, and the host outside.
+    // One neighbour a node in the fabric, however many addresses it owns.
     let neighbours = lab.sh("fabric", "ip neigh show nud permanent");
-    assert_eq!(neighbours.lines().count(), 4, "{neighbours}");
+    assert_eq!(neighbours.lines().count(), 3, "{neighbours}");
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn a_wrong_manifest_is_named_and_the_others_run() {
     let lab = TestLab::plain("wrong", "nodes: 1");
     let file = lab.file(
         "mixed.yaml",
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: 1}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: lost}\nspec: {nodeName: nowhere, containers: [{name: c}]}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec: {containers: [{name: c}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: 1}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: lost}\nspec: {nodeName: nowhere, containers: [{name: c}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec: {containers: [{name: c}]}\n",
     );
     let output = lab.try_watari(&["apply", "-f", &file]);
     assert_eq!(output.status.code(), Some(1));

@@ -25,9 +25,6 @@ use crate::told::{Context, tell};
 /// Places on one node that a packet comes by: at most from a pod, by the stack, to a pod.
 const PLACES: usize = 4;
 
-/// What is said of a packet that is answered by a refusal.
-const REFUSED: &str = "refused";
-
 /// Where a node keeps what is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
@@ -96,7 +93,6 @@ const fn table_hook(hook: Hook) -> TableHook {
         Hook::FromPod => TableHook::FromPod,
         Hook::ToPod => TableHook::ToPod,
         Hook::FromUplink => TableHook::FromUplink,
-        Hook::ToUplink => TableHook::ToUplink,
     }
 }
 
@@ -218,7 +214,7 @@ impl Node {
             return Ok(silent(Verdict::Stack, None));
         };
         let otherwise = match hook {
-            Hook::ToPod | Hook::ToUplink => Verdict::Pass,
+            Hook::ToPod => Verdict::Pass,
             Hook::FromPod | Hook::FromUplink => Verdict::Stack,
         };
         let name = self.here.link_name(at.index);
@@ -246,11 +242,7 @@ impl Node {
         snapshot.desk.routes = routes(&self.kernel, at.index);
         let output = snapshot.desk.run(hook, Input::new(at.index, frame));
         self.kernel.borrow_mut().failure()?;
-        let packet = match output.verdict {
-            // It became another packet, which goes back.
-            Verdict::Answer { .. } => Some(at.packet.clone()),
-            _ => at.packet.rewritten(&output.bytes),
-        };
+        let packet = at.packet.rewritten(&output.bytes);
         Ok(Said {
             verdict: output.verdict,
             packet: packet.context("the datapath made no packet of it")?,
@@ -348,14 +340,6 @@ impl Node {
             }
             Verdict::Drop(reason) => {
                 let reason = reason.name().to_owned();
-                let end = End::Dropped {
-                    node,
-                    reason: reason.clone(),
-                };
-                (Decided::Drop { reason }, packet, Next::End(end))
-            }
-            Verdict::Answer { .. } => {
-                let reason = REFUSED.to_owned();
                 let end = End::Dropped {
                     node,
                     reason: reason.clone(),

@@ -6,13 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
-use watari_abi::{
-    Affinity, AffinityKey, Backend, Config, Connection, ConnectionKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, PortRangeKey, PrefixKey, Set, SourceRangeKey, StackPort, config_flags,
-    maps,
-};
+use watari_abi::{Config, Connection, ConnectionKey, FragmentKey, FragmentPorts, StackPort, maps};
 use watari_bpf::{Attachment, Datapath as _, Map, Node, Observed, PinDir, Stray};
-use watari_datapath::desk::{Desk, Lru, Services, Shared};
+use watari_datapath::desk::{Desk, Lru, Shared};
 use watari_tables::HookAt;
 
 /// A node's datapath.
@@ -101,57 +97,7 @@ fn copy(node: &Node, dir: &PinDir) -> Result<Desk> {
     })?;
     let config: Map<u32, Config> = Map::open(&dir.map(maps::CONFIG))?;
     desk.config = config.get(&0)?.unwrap_or_default();
-    if desk.config.flags & config_flags::SERVICES != 0 {
-        copy_services(dir, &mut desk.services)?;
-    }
     Ok(desk)
-}
-
-/// The tables of Services; of the sets, slots and backends those that a Service has.
-fn copy_services(dir: &PinDir, services: &mut Services) -> Result<()> {
-    let frontends: Map<FrontendKey, Frontend> = Map::open(&dir.map(maps::FRONTENDS))?;
-    frontends.for_each(|key, frontend| {
-        services.frontends.insert(key, frontend);
-    })?;
-    let ranges: Map<PortRangeKey, Frontend> = Map::open(&dir.map(maps::PORT_RANGES))?;
-    ranges.for_each(|key, frontend| {
-        services.port_ranges.insert(key, frontend);
-    })?;
-    let cidrs: Map<PrefixKey, u32> = Map::open(&dir.map(maps::SERVICE_CIDRS))?;
-    cidrs.for_each(|key, _| services.service_cidrs.push(key))?;
-    let sources: Map<SourceRangeKey, u32> = Map::open(&dir.map(maps::SOURCE_RANGES))?;
-    sources.for_each(|key, _| services.source_ranges.push(key))?;
-    let affinities: Map<AffinityKey, Affinity> = Map::open(&dir.map(maps::AFFINITIES))?;
-    affinities.for_each(|key, affinity| {
-        services.affinities.insert(key, affinity);
-    })?;
-    let used: BTreeSet<u32> = services
-        .frontends
-        .values()
-        .chain(services.port_ranges.values())
-        .flat_map(|frontend| [frontend.inside, frontend.outside, frontend.ring])
-        .collect();
-    let sets: Map<u32, Set> = Map::open(&dir.map(maps::SETS))?;
-    let slots: Map<u32, u32> = Map::open(&dir.map(maps::SLOTS))?;
-    let backends: Map<u32, Backend> = Map::open(&dir.map(maps::BACKENDS))?;
-    for number in used {
-        let Some(set) = sets.get(&number)? else {
-            continue;
-        };
-        services.sets.insert(number, set);
-        for slot in (set.base..).take(set.count as usize) {
-            let Some(member) = slots.get(&slot)? else {
-                continue;
-            };
-            services.slots.insert(slot, member);
-            if !services.backends.contains_key(&member)
-                && let Some(backend) = backends.get(&member)?
-            {
-                services.backends.insert(member, backend);
-            }
-        }
-    }
-    Ok(())
 }
 
 fn room_for(

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use watari_abi::{Address, ConnectionKey, Flow, State, Tuple, flags};
-use watari_datapath::service::Found;
+use watari_abi::{Address, ConnectionKey, Flow, State, TranslationKind, Tuple, flags};
 use watari_datapath::{Route, Step, Table};
 use watari_wire::protocol;
 
@@ -117,87 +116,6 @@ const fn road(bits: u16) -> &'static str {
     }
 }
 
-/// What the table of Services says of an address and a port.
-fn frontend(found: &Found) -> (Option<String>, &'static str) {
-    match found {
-        Found::None => (None, "no Service's"),
-        Found::Frontend(frontend) => {
-            let held = format!("Service number {}", frontend.service);
-            (Some(held), "a Service's")
-        }
-        Found::Undefined => {
-            let held = "a Service's address".to_owned();
-            (Some(held), "the Service has no such port")
-        }
-        Found::Unallocated => {
-            let held = "in the range of Services' addresses".to_owned();
-            (Some(held), "no Service has that address")
-        }
-    }
-}
-
-/// The steps of a Service.
-fn service(step: &Step) -> Told {
-    let end = |address: &Address, port: u16| with_port(ip(address), u16::from_be(port));
-    match step {
-        Step::Service {
-            address,
-            port,
-            protocol,
-            found,
-        } => {
-            let (held, decided) = frontend(found);
-            let asked = format!("{} {}", end(address, *port), protocol_name(*protocol));
-            told(watari_abi::maps::FRONTENDS, asked, held, decided)
-        }
-        Step::Backend {
-            service,
-            inside,
-            chosen,
-        } => told(
-            watari_abi::maps::BACKENDS,
-            format!("Service number {service}"),
-            chosen.map(|chosen| {
-                format!(
-                    "backend {}: {}",
-                    chosen.number,
-                    end(&chosen.backend.address, chosen.backend.port)
-                )
-            }),
-            match (chosen.is_some(), inside) {
-                (true, true) => "chosen for a client inside the cluster",
-                (true, false) => "chosen for a client outside",
-                (false, true) => "no backend for a client inside the cluster",
-                (false, false) => "no backend for a client outside",
-            },
-        ),
-        Step::Alias { near, far } => told(
-            "alias",
-            ends(near),
-            Some(ends(far)),
-            "the connection that its sender knows by these ends",
-        ),
-        Step::Asked { service } => told(
-            watari_abi::maps::SOCKETS,
-            "the packet's socket",
-            Some(format!(
-                "Service number {}, backend {}",
-                service.service, service.backend
-            )),
-            format!(
-                "it asked for {}, and was given the backend",
-                end(&service.address, service.port)
-            ),
-        ),
-        _ => told(
-            "answer",
-            "refused",
-            None,
-            "the packet becomes the answer that says so, and goes back",
-        ),
-    }
-}
-
 impl Context<'_> {
     fn tell(&self, step: &Step) -> Told {
         match step {
@@ -235,15 +153,18 @@ impl Context<'_> {
                 Some("used a short time ago".to_owned()),
                 "the stack may translate this port, so it decides",
             ),
-            Step::Service { .. }
-            | Step::Backend { .. }
-            | Step::Alias { .. }
-            | Step::Asked { .. }
-            | Step::Refused => service(step),
-            Step::Translated { from, to } => told(
+            Step::Translated { translation, tuple } => told(
                 "translation",
-                ends(from),
-                Some(ends(to)),
+                ends(tuple),
+                Some(format!(
+                    "{} {}",
+                    match TranslationKind::of(translation.kind) {
+                        Some(TranslationKind::Destination) => "destination",
+                        Some(TranslationKind::Source) => "source",
+                        _ => "nothing",
+                    },
+                    with_port(ip(&translation.address), u16::from_be(translation.port))
+                )),
                 "the packet's ends from now on",
             ),
             Step::Route { query, answer } => self.route(ip(&query.next_hop), query.length, *answer),

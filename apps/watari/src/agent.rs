@@ -1,15 +1,12 @@
 //! `watari agent`: the node daemon.
 
-use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
-use watari_agent::{Options, PortRange};
+use watari_agent::Options;
 use watari_model::IfName;
 
 use crate::{Outcome, told};
@@ -58,49 +55,9 @@ pub struct Args {
     /// alone.
     #[arg(long)]
     no_flow_events: bool,
-    /// The cgroup whose processes (with all below it) are given backends of Services at their sockets;
-    /// `none`: nobody is, and packets are translated instead [default: the root of the hierarchy].
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
-    /// A range that Services' addresses come from, beside those of the folder's `ServiceCIDR`s; may be
-    /// repeated. Packets to an address in it that no Service has are dropped.
-    #[arg(long = "service-cidr", value_name = "CIDR")]
-    service_cidrs: Vec<IpNet>,
-    /// Of the node's addresses those in this range have node ports; may be repeated [default: the
-    /// first `InternalIP` of each family].
-    #[arg(
-        long = "node-port-addresses",
-        value_name = "CIDR",
-        value_delimiter = ','
-    )]
-    node_port_addresses: Vec<IpNet>,
-    /// Ports that sources are translated to where a reply would take another way otherwise. The node
-    /// itself uses none of them: they lie outside of `net.ipv4.ip_local_port_range`.
-    #[arg(long, value_name = "FIRST-LAST", default_value_t = PortRange::default())]
-    source_ports: PortRange,
-    /// Where /healthz and /livez of the node are answered; `none`: nowhere.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256", value_parser = listen)]
-    healthz_bind_address: Listen,
-    /// Where /metrics is answered; `none`: nowhere.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249", value_parser = listen)]
-    metrics_bind_address: Listen,
     /// Leave the node as it was found: no programs, no tables, no routes of ours. Pods stay.
     #[arg(long)]
     remove: bool,
-}
-
-/// Where to listen, if anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Listen(Option<SocketAddr>);
-
-fn listen(text: &str) -> Result<Listen, String> {
-    if text == "none" {
-        return Ok(Listen(None));
-    }
-    let parsed = text.parse::<SocketAddr>();
-    parsed
-        .map(|at| Listen(Some(at)))
-        .map_err(|_| "want ADDRESS:PORT, as 0.0.0.0:10256 or [::1]:10256, or none".to_owned())
 }
 
 impl Args {
@@ -150,14 +107,6 @@ impl Args {
                 .ok()
                 .context("the host name is not UTF-8: name the node with --node")?,
         };
-        let cgroup = match self.cgroup {
-            Some(path) if path.as_os_str() == "none" => None,
-            Some(path) => Some(path),
-            None => {
-                let mounts = fs::read_to_string("/proc/self/mountinfo");
-                watari_bpf::cgroup_root(&mounts.context("read /proc/self/mountinfo")?)
-            }
-        };
         Ok(Options {
             cluster: self.cluster,
             uplinks: self.uplinks,
@@ -168,12 +117,6 @@ impl Args {
             established: self.established,
             transient: self.transient,
             flow_events: !self.no_flow_events,
-            cgroup,
-            service_cidrs: self.service_cidrs,
-            node_port_addresses: self.node_port_addresses,
-            source_ports: self.source_ports,
-            healthz: self.healthz_bind_address.0,
-            metrics: self.metrics_bind_address.0,
             ..Options::new(&node)
         })
     }

@@ -1,11 +1,9 @@
 //! `watari flows`: the connections of a node.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use clap::ValueEnum;
 use watari_agent::{Ask, End, Filter, Names, Row};
-use watari_model::ServiceName;
 
 use crate::Outcome;
 use crate::place::Place;
@@ -33,9 +31,6 @@ pub struct Args {
     /// Of this protocol: tcp, udp, icmp, … or a number.
     #[arg(long)]
     protocol: Option<String>,
-    /// Through this Service, `NAME` or `NAMESPACE/NAME`.
-    #[arg(long, value_name = "NAME", value_parser = crate::service::name)]
-    service: Option<ServiceName>,
     /// So judged.
     #[arg(long)]
     verdict: Option<Verdict>,
@@ -70,7 +65,6 @@ impl Args {
             port: self.port,
             protocol: self.protocol.clone(),
             verdict,
-            service: self.service.as_ref().map(ToString::to_string),
         };
         if !self.json {
             println!("{}", head());
@@ -152,23 +146,11 @@ fn show(row: &Row) -> String {
     } else {
         String::new()
     };
-    let (mut from, mut to) = (end(&row.source), end(&row.destination));
-    if let Some(before) = &row.translation
-        && before.source != SocketAddr::new(row.source.address, row.source.port)
-    {
-        from = format!("{} as {from}", before.source);
-    }
-    if let Some(through) = &row.translation
-        && let Some(service) = &through.name
-    {
-        // Writing to a string cannot fail.
-        let _ = write!(to, " through {service} ({})", through.destination);
-    }
     line([
         &row.event,
         &row.protocol,
-        &from,
-        &to,
+        &end(&row.source),
+        &end(&row.destination),
         &row.state,
         &row.road,
         &pair(row.original.packets, row.reply.packets),

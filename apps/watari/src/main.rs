@@ -11,7 +11,6 @@ mod echo;
 mod flows;
 mod lab;
 mod place;
-mod service;
 mod status;
 mod trace;
 
@@ -37,7 +36,6 @@ enum Command {
     Status(status::Args),
     Flows(flows::Args),
     Drops(drops::Args),
-    Service(service::Args),
     Trace(trace::Args),
     #[command(hide = true)]
     TraceNode(trace::NodeArgs),
@@ -63,7 +61,6 @@ impl Command {
             Self::Status(args) => args.run(),
             Self::Flows(args) => args.run(),
             Self::Drops(args) => args.run(),
-            Self::Service(args) => args.run(),
             Self::Trace(args) => args.run(),
             Self::TraceNode(args) => args.run(),
             Self::Cni(args) => args.run(),

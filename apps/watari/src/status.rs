@@ -69,16 +69,6 @@ fn print(status: &Status) {
         "tables   {} addresses of pods here, {} ranges of pods elsewhere, {nodes} nodes",
         status.endpoints, status.remotes
     );
-    if let Some(services) = &status.services {
-        let synced = services.synced_seconds_ago.map_or_else(
-            || "not yet in the kernel".to_owned(),
-            |ago| format!("the last change {} ago", span(ago)),
-        );
-        println!(
-            "services {} with {} ports at {} addresses and ports, {} endpoints in use; {synced}",
-            services.services, services.ports, services.frontends, services.backends
-        );
-    }
     let done = status
         .kept
         .iter()

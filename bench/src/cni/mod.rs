@@ -69,8 +69,6 @@ pub enum Part {
     Size,
     /// One call at a time.
     One,
-    /// One call at a time on a node with a datapath.
-    Datapath,
     /// Some at once.
     Some,
     /// A burst of ADD.
@@ -94,7 +92,6 @@ pub fn run(quick: bool, only: Option<Part>) -> Result<Vec<Row>> {
         let more = match part {
             Part::Size => memory::rows(&plugins),
             Part::One => one(&plugins, &reference, sizes),
-            Part::Datapath => datapath(&plugins, sizes),
             Part::Some => some(&plugins, &reference, sizes),
             Part::Burst => burst(&plugins, &reference, sizes),
             Part::Deletion => deletion(&plugins, sizes),
@@ -269,36 +266,6 @@ fn one(plugins: &Plugins, reference: &str, sizes: Sizes) -> Result<Vec<Row>> {
         part("nftables", |parts| parts.nftables),
         part("netlink", |parts| parts.netlink),
         Row::against("del".to_owned(), reference, &dels, None),
-    ])
-}
-
-/// What it costs that ADD attaches programs to the pod and registers it with them.
-fn datapath(plugins: &Plugins, sizes: Sizes) -> Result<Vec<Row>> {
-    const PEER: &str = "itself without a datapath";
-    let (ours, theirs) = (
-        warm(Chain::OursInDatapath(plugins))?,
-        warm(Chain::Ours(plugins))?,
-    );
-    let (mut adds, mut dels) = (Pairs::default(), Pairs::default());
-    let (mine, others) = (Pod::some(sizes.fine)?, Pod::some(sizes.fine)?);
-    for (round, (mine, others)) in mine.chunks(1).zip(others.chunks(1)).enumerate() {
-        let (our, their) = in_turn(
-            round,
-            || add(&ours, mine, CPU),
-            || add(&theirs, others, CPU),
-        )?;
-        note(&mut adds, Of::Calls, &our, &their);
-        ours.sees_one_pod()?;
-        let (our, their) = in_turn(
-            round,
-            || del(&ours, mine, CPU),
-            || del(&theirs, others, CPU),
-        )?;
-        note(&mut dels, Of::Calls, &our, &their);
-    }
-    Ok(vec![
-        Row::against("add/datapath".to_owned(), PEER, &adds, None),
-        Row::against("del/datapath".to_owned(), PEER, &dels, None),
     ])
 }
 

@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use watari_bpf::{Datapath as _, LoadOptions};
 use watari_cni_spec::{Capabilities, CniArgs, ConfList};
 use watari_model::{Attachment, ContainerId, IfName};
 use watari_netlink::Netns;
 use watari_runtime::{NetworkList, Runtime};
-use watari_testbed::BpfFs;
 use watari_testkit::{Netns as OwnNetns, wait_until};
 
 /// Where the reference plugins are on Debian.
@@ -81,9 +79,7 @@ fn install(program: &Path, dir: &Path, names: &[&str]) -> Result<()> {
 pub enum Chain<'a> {
     /// azure-vnet with azure-vnet-ipam, and portmap.
     Ours(&'a Plugins),
-    /// The same on a node with a datapath, to whose programs ADD gives the pod.
-    OursInDatapath(&'a Plugins),
-    /// The same without, with the memory of each noted.
+    /// The same, with the memory of each noted.
     OursNoted(&'a Plugins),
     /// ptp with host-local, and portmap.
     Reference,
@@ -94,9 +90,7 @@ pub enum Chain<'a> {
 impl Chain<'_> {
     fn path(&self) -> Vec<PathBuf> {
         match self {
-            Self::Ours(plugins) | Self::OursInDatapath(plugins) | Self::Null(plugins) => {
-                vec![plugins.ours.path().into()]
-            }
+            Self::Ours(plugins) | Self::Null(plugins) => vec![plugins.ours.path().into()],
             Self::OursNoted(plugins) => {
                 vec![plugins.peak.path().into(), plugins.ours.path().into()]
             }
@@ -105,8 +99,7 @@ impl Chain<'_> {
     }
 
     /// Both have the same addresses to give, and keep them in the same kind of place.
-    /// `bpf` is where a node's datapath is pinned, if it has one.
-    fn plugins(&self, data: &Path, bpf: &Path) -> Value {
+    fn plugins(&self, data: &Path) -> Value {
         let ipam = |kind| {
             json!({"type": kind, "dataDir": data,
                 "ranges": [[{"subnet": "10.241.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]})
@@ -114,8 +107,8 @@ impl Chain<'_> {
         let portmap =
             json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true});
         match self {
-            Self::Ours(_) | Self::OursInDatapath(_) | Self::OursNoted(_) => json!([{
-                "type": "azure-vnet", "mode": "transparent", "bpfRoot": bpf, "ipam": ipam("azure-vnet-ipam")}, portmap]),
+            Self::Ours(_) | Self::OursNoted(_) => json!([{"type": "azure-vnet",
+                "mode": "transparent", "ipam": ipam("azure-vnet-ipam")}, portmap]),
             Self::Reference => json!([{"type": "ptp", "ipam": ipam("host-local")}, portmap]),
             Self::Null(_) => json!([{"type": "null", "ipam": ipam("null")},
                 {"type": "null", "capabilities": {"portMappings": true}, "snat": true}]),
@@ -128,8 +121,6 @@ pub struct Node {
     netns: OwnNetns,
     runtime: Runtime,
     list: NetworkList,
-    // The last of a datapath's programs go with the links of the namespace.
-    datapath: Option<BpfFs>,
     // Removed last.
     dir: TempDir,
 }
@@ -154,15 +145,8 @@ impl Node {
         ] {
             netns.run(&command.split(' ').collect::<Vec<_>>());
         }
-        let datapath = match chain {
-            Chain::OursInDatapath(_) => Some(load_datapath(&netns)?),
-            _ => None,
-        };
-        // Whatever is loaded on this machine is none of these nodes'.
-        let none = dir.path().join("no-bpf");
-        let bpf = datapath.as_ref().map_or(none, datapath_root);
         let bytes = json!({"cniVersion": "1.0.0", "name": NETWORK,
-            "plugins": chain.plugins(&dir.path().join("data"), &bpf)})
+            "plugins": chain.plugins(&dir.path().join("data"))})
         .to_string()
         .into_bytes();
         Ok(Self {
@@ -176,28 +160,8 @@ impl Node {
                 conf: ConfList::parse(&bytes).map_err(|error| anyhow!("{error}"))?,
                 bytes,
             },
-            datapath,
             dir,
         })
-    }
-
-    /// Its datapath knows a pod, and the programs are at its link: they were, when ADD had ended.
-    pub fn sees_one_pod(&self) -> Result<()> {
-        let fs = self
-            .datapath
-            .as_ref()
-            .context("a node without a datapath")?;
-        let tables = self.netns.enter(|| {
-            let mut node =
-                watari_bpf::Node::open(&datapath_root(fs), watari_bpf::Attachment::Clsact)?;
-            node.observe().map(|observed| observed.tables)
-        })?;
-        let (pods, hooks) = (tables.endpoints.len(), tables.hooks.len());
-        ensure!(
-            pods > 0 && hooks > 0,
-            "the datapath has {pods} addresses of pods and {hooks} programs at links"
-        );
-        Ok(())
     }
 
     /// A directory of the node's.
@@ -252,19 +216,6 @@ impl Node {
     pub fn path(&self) -> &[PathBuf] {
         &self.runtime.path
     }
-}
-
-/// Loads the datapath's programs and maps as an agent does, for this node alone.
-fn load_datapath(netns: &OwnNetns) -> Result<BpfFs> {
-    let fs = BpfFs::mount()?;
-    let options = LoadOptions::at(&datapath_root(&fs));
-    let loaded = netns.enter(|| watari_bpf::load(&options));
-    loaded.context("cannot load the datapath")?;
-    Ok(fs)
-}
-
-fn datapath_root(fs: &BpfFs) -> PathBuf {
-    fs.path().join("watari")
 }
 
 /// In memory where there is such a place, as `/run` on a node is; leases, results and stores of

@@ -21,15 +21,14 @@ const SETTLED: Duration = Duration::from_mins(3);
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// A lab of one node with an agent; down with this value.
-pub struct Lab {
+struct Lab {
     name: String,
     watari: PathBuf,
     dir: TempDir,
 }
 
 impl Lab {
-    /// Brings it up.
-    pub fn up() -> Result<Self> {
+    fn up() -> Result<Self> {
         let here = std::env::current_exe().context("cannot find this program")?;
         let lab = Self {
             name: format!("bench-{}", std::process::id()),
@@ -48,16 +47,11 @@ impl Lab {
         Ok(file.to_string_lossy().into_owned())
     }
 
-    /// What the agent says of itself.
-    pub fn status(&self) -> Result<Value> {
-        let words = ["status", "--json", "--node", "node1", "--lab", &self.name];
-        let output = Command::new(&self.watari).args(words).output()?;
-        serde_json::from_slice(&output.stdout).context("no status")
-    }
-
     /// Whether the agent has nothing more to do about that many pods.
     fn is_idle(&self, pods: usize) -> Result<bool> {
-        let status = self.status()?;
+        let words = ["status", "--json", "--node", "node1", "--lab", &self.name];
+        let output = Command::new(&self.watari).args(words).output()?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("no status")?;
         let kept = status["kept"].as_array().map_or(0, Vec::len);
         Ok(status["healthy"] == true && status["toPromote"] == 0 && kept >= pods)
     }
@@ -95,7 +89,7 @@ impl Lab {
     }
 
     /// The agent's directory under `/proc`, found by its cgroup.
-    pub fn agent(&self) -> Result<PathBuf> {
+    fn agent(&self) -> Result<PathBuf> {
         let suffix = format!("/watari/{}/node1/agent", self.name);
         for entry in std::fs::read_dir("/proc")? {
             let path = entry?.path();
@@ -117,7 +111,7 @@ impl Drop for Lab {
 }
 
 /// Resident memory in KiB.
-pub fn resident(process: &Path) -> Result<f64> {
+fn resident(process: &Path) -> Result<f64> {
     let text = std::fs::read_to_string(process.join("status")).context("the agent is gone")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let line = line.context("the kernel does not say what is resident")?;

@@ -15,7 +15,7 @@ use crate::row::Row;
 const CONNECTIONS: u32 = 100_000;
 
 /// What the kernel says a map takes, in bytes (`memlock` in its descriptor's `fdinfo`).
-pub fn bytes(dir: &PinDir, name: &str) -> Result<f64> {
+fn bytes(dir: &PinDir, name: &str) -> Result<f64> {
     let map =
         MapData::from_pin(dir.map(name)).with_context(|| format!("cannot open map {name}"))?;
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());

@@ -1,6 +1,6 @@
 //! The datapath beside the kernel's own road and beside the bare redirect.
 
-pub mod agent;
+mod agent;
 mod bare;
 mod memory;
 mod nanos;
@@ -14,8 +14,6 @@ use watari_bpf::Attachment;
 use watari_testbed::{Bulk, Congestion, Ends, bulk, connect_rate, request_rate};
 
 use crate::row::{Pairs, Row};
-pub use memory::bytes as map_bytes;
-pub use nanos::At;
 use road::{Place, Road};
 
 /// How much is measured.

@@ -31,18 +31,15 @@ const ESTABLISHED: u16 = 9_999;
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 /// A packet at a hook.
-pub struct At<'a> {
-    /// The program.
-    pub program: &'a SchedClassifier,
-    /// The link by which it enters.
-    pub ifindex: u32,
-    /// Whom it is for, and who sent it.
-    pub macs: [[u8; 6]; 2],
+struct At<'a> {
+    program: &'a SchedClassifier,
+    ifindex: u32,
+    macs: [[u8; 6]; 2],
 }
 
 impl At<'_> {
     /// Runs the program on a TCP segment; the verdict, and the time of one run in ns.
-    pub fn run(&self, ends: [SocketAddr; 2], flags: u8, repeat: u32) -> Result<(u32, f64)> {
+    fn run(&self, ends: [SocketAddr; 2], flags: u8, repeat: u32) -> Result<(u32, f64)> {
         let [source, destination] = ends;
         let segment = raw::tcp(source, destination, 1, flags);
         let mut packet = raw::packet(source, destination, raw::TCP, &segment);

@@ -1,5 +1,4 @@
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,9 +15,4 @@ pub struct ClusterNode {
     /// Further addresses that are its pods', as inclusive ranges, first and last: the annotation
     /// `watari.io/owned-addresses`, `10.240.0.5-10.240.0.104,fd10::5-fd10::68`.
     pub owned: Vec<(IpAddr, IpAddr)>,
-    /// Its zone: the label `topology.kubernetes.io/zone`.
-    pub zone: Option<Arc<str>>,
-    /// It is about to go: `metadata.deletionTimestamp`, or the taint
-    /// `ToBeDeletedByClusterAutoscaler`.
-    pub deleting: bool,
 }

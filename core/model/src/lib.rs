@@ -8,15 +8,10 @@ mod mac;
 mod name;
 mod pod;
 mod protocol;
-mod service;
 
 pub use attachment::{Attachment, DEFAULT_HOST_PREFIX, HostPrefix};
 pub use cluster::ClusterNode;
 pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NameError, NetworkName};
-pub use pod::{ClusterPod, ContainerPort, PodName};
+pub use pod::PodName;
 pub use protocol::Protocol;
-pub use service::{
-    Distribution, EndpointSlice, Ingress, PortRange, Service, ServiceName, ServicePort,
-    ServiceType, SliceEndpoint, SlicePort, TargetPort, Wishes,
-};

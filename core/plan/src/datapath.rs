@@ -91,7 +91,6 @@ pub fn datapath(view: &NodeView<'_>) -> (Datapath, BTreeSet<Note>) {
     };
     for link in view.uplinks {
         tables.hooks.insert(at(link, Hook::FromUplink));
-        tables.hooks.insert(at(link, Hook::ToUplink));
     }
     tables.remotes = remotes(view, &mut notes);
     (tables, notes)

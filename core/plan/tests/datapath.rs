@@ -36,8 +36,6 @@ fn node(name: &str, addresses: &[&str], cidrs: &[&str], owned: &[(&str, &str)]) 
             .iter()
             .map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()))
             .collect(),
-        zone: None,
-        deleting: false,
     }
 }
 
@@ -107,7 +105,6 @@ fn pods_have_an_entry_an_address_and_both_programs() {
         (two.host.name.as_str(), Hook::FromPod),
         (two.host.name.as_str(), Hook::ToPod),
         ("eth0", Hook::FromUplink),
-        ("eth0", Hook::ToUplink),
     ]);
     assert_eq!(hooks, wanted);
 }

@@ -70,8 +70,6 @@ mod tests {
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
             owned: vec![("10.240.0.5".parse().unwrap(), "10.240.0.9".parse().unwrap())],
-            zone: None,
-            deleting: false,
         }
     }
 

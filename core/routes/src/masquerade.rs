@@ -88,8 +88,6 @@ mod tests {
                 IpAddr::from([10, 240, 9, host * 10]),
                 IpAddr::from([10, 240, 9, host * 10 + 9]),
             )],
-            zone: None,
-            deleting: false,
         };
         [node("a", 4), node("b", 5)]
     }

@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -15,8 +14,6 @@ pub struct Datapath {
     pub remotes: BTreeMap<IpNet, IpAddr>,
     /// Where programs stand.
     pub hooks: BTreeSet<HookAt>,
-    /// The cgroup whose processes are given backends at their sockets: all below it.
-    pub sockets: Option<PathBuf>,
 }
 
 /// A pod of this node, as the datapath knows it.
@@ -49,6 +46,4 @@ pub enum Hook {
     ToPod,
     /// Ingress of an uplink.
     FromUplink,
-    /// Egress of an uplink: what the node's own processes send.
-    ToUplink,
 }

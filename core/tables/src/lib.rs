@@ -5,7 +5,6 @@
 mod datapath;
 mod masquerade;
 mod ranges;
-mod services;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,9 +16,6 @@ use watari_model::{IfName, MacAddr};
 pub use datapath::{Datapath, Hook, HookAt, LocalEndpoint};
 pub use masquerade::Masquerade;
 pub use ranges::Ranges;
-pub use services::{
-    Backends, Balancer, BalancerName, Frontend, FrontendKind, Others, Services, ServicesChange,
-};
 
 /// One veth pair with all that belongs to it: the tables of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

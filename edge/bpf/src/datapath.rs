@@ -1,15 +1,11 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 use watari_abi::{Connection, ConnectionKey, Counter, DropEvent, FlowEvent, Reason, Tally};
 use watari_model::IfName;
 use watari_tables::{Datapath as Tables, Hook, HookAt, LocalEndpoint};
 
-use crate::balance::Departed;
-use crate::connections::Ended;
 use crate::error::BpfError;
 
 /// A node's datapath: what it holds, and what brings it to what it should hold.
@@ -32,7 +28,7 @@ pub trait Datapath {
     /// costs the packet less.
     fn promote(&mut self, limit: usize) -> Result<usize, BpfError>;
 
-    /// Hands every connection to `take`, some thousands a system call; no alias of one.
+    /// Hands every connection to `take`, some thousands a system call.
     fn flows(&mut self, take: &mut dyn FnMut(Flow)) -> Result<(), BpfError>;
 
     /// What was dropped since the datapath was first loaded.
@@ -44,14 +40,6 @@ pub trait Datapath {
     /// Looks at up to about `limit` connections, from where it was the last time, and removes
     /// those that have expired by `now` (ns of `CLOCK_MONOTONIC`).
     fn sweep(&mut self, now: u64, limit: usize) -> Result<Swept, BpfError>;
-
-    /// Ends what Services have given to who left: forgets connections, so that the next packet finds none,
-    /// and gives the sockets that are to be told.
-    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError>;
-
-    /// How many connections each backend has of each Service's port, by their numbers, at `now`
-    /// (ns of `CLOCK_MONOTONIC`).
-    fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError>;
 
     /// Reads the events that are there, up to about `limit`.
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError>;
@@ -96,8 +84,6 @@ pub enum Stray {
     },
     /// The pin of a link that is detached from everything.
     Pin(String),
-    /// Socket programs that are not all where they should be, and what is wrong.
-    Sockets(String),
 }
 
 impl fmt::Display for Stray {
@@ -120,7 +106,6 @@ impl fmt::Display for Stray {
                 link: None,
             } => write!(f, "link {ifindex}, which is gone"),
             Self::Hook { at, why } => write!(f, "{} at {}: {why}", name(at.hook), at.link),
-            Self::Sockets(why) => write!(f, "socket programs: {why}"),
             Self::Pin(name) => write!(f, "pin {name} of a link that is attached nowhere"),
         }
     }
@@ -137,10 +122,6 @@ pub enum Change {
     SetRemote(IpNet, IpAddr),
     /// Attach a program, or replace the one there.
     Attach(HookAt),
-    /// Attach the socket programs at a cgroup, or replace those there.
-    AttachSockets(PathBuf),
-    /// Take the socket programs off their cgroup.
-    DetachSockets,
     /// Forget pods elsewhere.
     RemoveRemote(IpNet),
     /// Remove an endpoint; its link's entry with the last one.
@@ -154,10 +135,6 @@ impl fmt::Display for Change {
         match self {
             Self::Detach(at) => write!(f, "detach {} from {}", name(at.hook), at.link),
             Self::Attach(at) => write!(f, "attach {} at {}", name(at.hook), at.link),
-            Self::AttachSockets(cgroup) => {
-                write!(f, "attach the socket programs at {}", cgroup.display())
-            }
-            Self::DetachSockets => write!(f, "detach the socket programs"),
             Self::SetEndpoint(address, endpoint) => {
                 write!(f, "set endpoint {address} behind {}", endpoint.link)
             }
@@ -240,7 +217,6 @@ pub fn abi_hook(hook: Hook) -> watari_abi::Hook {
         Hook::FromPod => watari_abi::Hook::FromPod,
         Hook::ToPod => watari_abi::Hook::ToPod,
         Hook::FromUplink => watari_abi::Hook::FromUplink,
-        Hook::ToUplink => watari_abi::Hook::ToUplink,
     }
 }
 
@@ -250,7 +226,6 @@ pub fn table_hook(hook: watari_abi::Hook) -> Hook {
         watari_abi::Hook::FromPod => Hook::FromPod,
         watari_abi::Hook::ToPod => Hook::ToPod,
         watari_abi::Hook::FromUplink => Hook::FromUplink,
-        watari_abi::Hook::ToUplink => Hook::ToUplink,
     }
 }
 
@@ -276,12 +251,6 @@ pub fn difference(observed: &Observed, desired: &Tables) -> Vec<Change> {
     }
     let missing = desired.hooks.difference(&is.hooks);
     changes.extend(missing.cloned().map(Change::Attach));
-    if is.sockets != desired.sockets {
-        changes.push(match &desired.sockets {
-            Some(cgroup) => Change::AttachSockets(cgroup.clone()),
-            None => Change::DetachSockets,
-        });
-    }
     let mut gone = is.remotes.keys();
     changes.extend(
         gone.by_ref()
@@ -313,7 +282,6 @@ fn is_put_right(stray: &Stray, desired: &Tables) -> bool {
                 .any(|endpoint| endpoint.link == *link)
         }),
         Stray::Hook { why, at } => *why == OLDER && desired.hooks.contains(at),
-        Stray::Sockets(_) => desired.sockets.is_some(),
         Stray::Pin(_) => false,
     }
 }

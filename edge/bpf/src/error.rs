@@ -51,27 +51,6 @@ pub enum BpfError {
     /// Another process loads or removes the same datapath, and does not come to an end.
     #[error("another process is loading or removing the datapath below {0}, for long")]
     Busy(PathBuf),
-    /// A table of Services has no room for what is wanted; what is there goes on.
-    #[error(
-        "the map {map} is full: {what} needs {needed} entries more, {used} of {room} are in use{hint}"
-    )]
-    Full {
-        /// The map.
-        map: &'static str,
-        /// Who needs them.
-        what: String,
-        /// How many it needs; in one piece, where that matters.
-        needed: u32,
-        /// How many are in use.
-        used: u32,
-        /// How many there are.
-        room: u32,
-        /// What the reader can do.
-        hint: &'static str,
-    },
-    /// Something has no place in any table.
-    #[error("{0}")]
-    Impossible(String),
     /// Somebody else's object is where ours would be.
     #[error("{what}: it is not Watari's, so it stays as it is")]
     Foreign {

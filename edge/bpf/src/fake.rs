@@ -1,11 +1,9 @@
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use watari_abi::{Counter, Tally};
 use watari_model::IfName;
 use watari_tables::Datapath as Tables;
 
-use crate::balance::Departed;
-use crate::connections::Ended;
 use crate::datapath::{
     Applied, Change, Datapath, Drops, Event, Flow, Observed, Stray, Swept, difference,
 };
@@ -24,12 +22,6 @@ pub struct FakeDatapath {
     pub drops: Drops,
     /// What it says was counted.
     pub counters: Vec<(Counter, Tally)>,
-    /// Who was said to have left.
-    pub ended: Vec<Departed>,
-    /// What it says was ended then.
-    pub ends: Ended,
-    /// How many connections it says there are.
-    pub counts: HashMap<(u32, u32), u64>,
     /// Events to come.
     pub events: VecDeque<Event>,
     /// How often it was observed.
@@ -57,15 +49,12 @@ impl FakeDatapath {
             endpoints,
             remotes,
             hooks,
-            sockets,
         } = &mut self.observed.tables;
         match change.clone() {
             Change::Detach(at) => drop(hooks.remove(&at)),
             Change::SetEndpoint(address, endpoint) => drop(endpoints.insert(address, endpoint)),
             Change::SetRemote(range, node) => drop(remotes.insert(range, node)),
             Change::Attach(at) => drop(hooks.insert(at)),
-            Change::AttachSockets(cgroup) => *sockets = Some(cgroup),
-            Change::DetachSockets => *sockets = None,
             Change::RemoveRemote(range) => drop(remotes.remove(&range)),
             Change::RemoveEndpoint(address) => drop(endpoints.remove(&address)),
             Change::RemoveStray(_) => {}
@@ -129,15 +118,6 @@ impl Datapath for FakeDatapath {
             removed: looked_at - self.flows.len(),
             at_end: true,
         })
-    }
-
-    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError> {
-        self.ended.extend(departed);
-        Ok(self.ends.clone())
-    }
-
-    fn connection_counts(&mut self, _now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError> {
-        Ok(self.counts.clone())
     }
 
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError> {

@@ -6,11 +6,6 @@
 
 mod attach;
 #[cfg(feature = "load")]
-pub mod balance;
-mod clients;
-#[cfg(feature = "load")]
-mod connections;
-#[cfg(feature = "load")]
 mod datapath;
 mod error;
 #[cfg(feature = "load")]
@@ -27,17 +22,10 @@ mod pod;
 #[cfg(feature = "load")]
 mod probe;
 #[cfg(feature = "load")]
-mod sockets;
-#[cfg(feature = "load")]
 mod sweep;
 pub mod sys;
 
-#[cfg(feature = "load")]
-pub use attach::cgroup_root;
 pub use attach::{Attached, Attachment};
-pub use clients::{Clients, netns_cookie};
-#[cfg(feature = "load")]
-pub use connections::Ended;
 #[cfg(feature = "load")]
 pub use datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, Observed, Stray, Swept, abi_hook,

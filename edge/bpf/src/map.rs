@@ -126,31 +126,6 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 }
 
-impl<V: Plain> Map<u32, V> {
-    /// A stretch of an array, as few system calls as it takes; shorter if the array ends.
-    pub fn stretch(&self, first: u32, count: u32) -> Result<Vec<V>, BpfError> {
-        let mut cursor = match first.checked_sub(1) {
-            Some(before) => Cursor::after(before.as_bytes()),
-            None => Cursor::default(),
-        };
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        let mut all = Vec::new();
-        while all.len() < count as usize {
-            keys.clear();
-            values.clear();
-            let chunk = BATCH.min(count as usize - all.len());
-            let read = self.fd.dump(&mut cursor, chunk, &mut keys, &mut values);
-            let end = read.doing(|| format!("read a stretch of the map {}", self.name))?;
-            let chunk = values.chunks_exact(size_of::<V>());
-            all.extend(chunk.filter_map(|value| V::read_from_bytes(value).ok()));
-            if end == BatchEnd::End {
-                break;
-            }
-        }
-        Ok(all)
-    }
-}
-
 /// A map with a value for each CPU.
 #[derive(Debug)]
 pub struct PerCpuMap<K> {

@@ -1,19 +1,18 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
+use ipnet::IpNet;
 use watari_abi::{
     Address, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent, Hook,
-    Link, PrefixKey, Reason, Remote, SocketKey, SocketService, Tally, maps,
+    Link, PrefixKey, Reason, Remote, Tally, maps,
 };
 use watari_model::{IfName, MacAddr};
 use watari_tables::{Datapath as Tables, HookAt, LocalEndpoint};
 use zerocopy::FromBytes;
 
 use crate::attach::{Attachment, Found, Hooks};
-use crate::balance::{Balancer, Departed, prefix_key, range_of};
-use crate::connections::{self, Ended, is_alias};
 use crate::datapath::{
     Applied, Change, Datapath, Drops, DropsAt, Event, Flow, OLDER, Observed, Stray, Swept, TWICE,
     abi_hook, difference, table_hook,
@@ -22,9 +21,11 @@ use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};
 use crate::map::{Map, PerCpuMap};
 use crate::pins::PinDir;
-use crate::sockets::Sockets;
 use crate::sweep::Sweep;
 use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
+
+/// Bits of a v4-mapped address before the IPv4 part.
+const MAPPED_BITS: u8 = 96;
 
 /// The datapath of this node, in the kernel. Of the network and mount namespace of the thread
 /// that opened it; used on threads of the same.
@@ -36,14 +37,12 @@ pub struct Node {
     remotes: Map<PrefixKey, Remote>,
     established: Map<ConnectionKey, Connection>,
     transient: Map<ConnectionKey, Connection>,
-    given: Map<SocketKey, SocketService>,
     drop_totals: PerCpuMap<u32>,
     drops_by_link: PerCpuMap<DropKey>,
     counters: PerCpuMap<u32>,
     flow_events: RingBuf<MapData>,
     drop_events: RingBuf<MapData>,
     sweep: Sweep,
-    sockets: Sockets,
 }
 
 fn ring(path: &Path) -> Result<RingBuf<MapData>, BpfError> {
@@ -65,24 +64,14 @@ impl Node {
             remotes: Map::open(&dir.map(maps::REMOTES))?,
             established: Map::open(&dir.map(maps::ESTABLISHED))?,
             transient: Map::open(&dir.map(maps::TRANSIENT))?,
-            given: Map::open(&dir.map(maps::SOCKETS))?,
             drop_totals: PerCpuMap::open(&dir.map(maps::DROP_TOTALS))?,
             drops_by_link: PerCpuMap::open(&dir.map(maps::DROPS_BY_LINK))?,
             counters: PerCpuMap::open(&dir.map(maps::COUNTERS))?,
             flow_events: ring(&dir.map(maps::FLOW_EVENTS))?,
             drop_events: ring(&dir.map(maps::DROP_EVENTS))?,
             sweep: Sweep::default(),
-            sockets: Sockets::new(dir.clone()),
             hooks: Hooks::new(dir),
         })
-    }
-
-    /// At which cgroup the socket programs are to be; without it, those that are attached anywhere
-    /// are strays.
-    #[must_use]
-    pub fn with_cgroup(mut self, cgroup: Option<PathBuf>) -> Self {
-        self.sockets.expect(cgroup);
-        self
     }
 
     /// The pod of this node that has an address.
@@ -102,15 +91,6 @@ impl Node {
         }
     }
 
-    /// The tables of Services, below the same pins.
-    pub fn balancer(&self) -> Result<Balancer<PinDir>, BpfError> {
-        Balancer::open(self.hooks.dir())
-    }
-
-    fn connections(&self) -> connections::Tables<'_> {
-        [&self.established, &self.transient]
-    }
-
     fn program_ids(&self) -> BTreeMap<Hook, u32> {
         let mut ids = BTreeMap::new();
         for hook in Hook::ALL {
@@ -128,7 +108,6 @@ impl Node {
             .filter(|hook| !programs.contains_key(hook))
             .map(|hook| hook.program().to_owned())
             .collect();
-        missing.extend(self.sockets.unpinned());
         let opened = [
             (maps::ENDPOINTS, self.endpoints.info().id),
             (maps::LINKS, self.links.info().id),
@@ -242,8 +221,6 @@ impl Node {
                 // Not quickly: the link may carry traffic, of which making a qdisc loses packets.
                 self.hooks.attach(self.attachment, place, hook, &program)
             }
-            Change::AttachSockets(cgroup) => self.sockets.attach(cgroup),
-            Change::DetachSockets => self.sockets.detach(),
             Change::Detach(at) => self.detach(at),
             Change::RemoveStray(stray) => self.remove_stray(stray),
         }
@@ -284,7 +261,6 @@ impl Node {
             Stray::Link { ifindex, .. } => self.links.remove(ifindex).map(drop),
             Stray::Hook { at, why } if *why == TWICE => self.detach_second(at),
             Stray::Hook { at, .. } => self.detach(at),
-            Stray::Sockets(_) => self.sockets.detach(),
             Stray::Pin(name) => {
                 let pin = self.hooks.dir().links().join(name);
                 // What was attached meanwhile may be pinned there.
@@ -367,6 +343,29 @@ pub struct NodeTables<'a> {
     pub transient: &'a Map<ConnectionKey, Connection>,
 }
 
+/// A range as the longest-prefix table has it.
+fn prefix_key(range: IpNet) -> PrefixKey {
+    let length = match range {
+        IpNet::V4(v4) => MAPPED_BITS + v4.prefix_len(),
+        IpNet::V6(v6) => v6.prefix_len(),
+    };
+    PrefixKey {
+        length: u32::from(length),
+        address: Address::from(range.network()),
+    }
+}
+
+/// The range that a key stands for, if it is one.
+fn range_of(key: &PrefixKey) -> Option<IpNet> {
+    let length = u8::try_from(key.length).ok()?;
+    let address = IpAddr::from(key.address);
+    let length = match address {
+        IpAddr::V4(_) => length.checked_sub(MAPPED_BITS)?,
+        IpAddr::V6(_) => length,
+    };
+    IpNet::new(address, length).ok()
+}
+
 impl Datapath for Node {
     fn observe(&mut self) -> Result<Observed, BpfError> {
         let programs = self.program_ids();
@@ -383,7 +382,6 @@ impl Datapath for Node {
             }
         }
         self.observe_hooks(&programs, &names, &mut observed)?;
-        self.sockets.observe(&mut observed)?;
         Ok(observed)
     }
 
@@ -429,13 +427,11 @@ impl Datapath for Node {
     fn flows(&mut self, take: &mut dyn FnMut(Flow)) -> Result<(), BpfError> {
         for (map, established) in [(&self.established, true), (&self.transient, false)] {
             map.for_each(|key, connection| {
-                if !is_alias(&connection) {
-                    take(Flow {
-                        key,
-                        connection,
-                        established,
-                    });
-                }
+                take(Flow {
+                    key,
+                    connection,
+                    established,
+                });
             })?;
         }
         Ok(())
@@ -465,14 +461,6 @@ impl Datapath for Node {
         self.sweep.run(tables, now, limit)
     }
 
-    fn end(&mut self, departed: &[Departed]) -> Result<Ended, BpfError> {
-        connections::end(self.connections(), &self.given, departed)
-    }
-
-    fn connection_counts(&mut self, now: u64) -> Result<HashMap<(u32, u32), u64>, BpfError> {
-        connections::counts(self.connections(), &self.given, now)
-    }
-
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, BpfError> {
         let mut events = Vec::new();
         while events.len() < limit
@@ -487,5 +475,31 @@ impl Datapath for Node {
             events.extend(FlowEvent::read_from_bytes(&item).map(Event::Flow));
         }
         Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range() -> impl Strategy<Value = IpNet> {
+        let v4 = (any::<[u8; 4]>(), 0_u8..=32)
+            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc());
+        let v6 = (any::<[u8; 16]>(), 0_u8..=128)
+            .prop_map(|(octets, length)| IpNet::new(octets.into(), length).unwrap().trunc())
+            // A mapped range is an IPv4 one.
+            .prop_filter(
+                "not mapped",
+                |net| matches!(net, IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_none()),
+            );
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_survive_the_table(range in range()) {
+            prop_assert_eq!(range_of(&prefix_key(range)), Some(range));
+        }
     }
 }

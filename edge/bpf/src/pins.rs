@@ -3,7 +3,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{FsType, statfs};
-use watari_abi::{ABI_VERSION, Hook, SocketHook};
+use watari_abi::{ABI_VERSION, Hook};
 use watari_model::IfName;
 
 use crate::error::{BpfError, Doing};
@@ -15,7 +15,7 @@ pub const ROOT: &str = "/sys/fs/bpf/watari";
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS: FsType = FsType(0xcafe_4a11_u32 as _);
 
-/// The directory of one generation of the datapath: `maps/`, `programs/`, `links/` and `sockets/`.
+/// The directory of one generation of the datapath: `maps/`, `programs/` and `links/`.
 ///
 /// A bpffs refuses names with a dot, which a link's name may hold; it stands there as a colon,
 /// which no link's name holds.
@@ -59,21 +59,6 @@ impl PinDir {
         self.0.join("programs").join(hook.program())
     }
 
-    /// Where the program of a hook at a cgroup is pinned.
-    pub fn socket_program(&self, hook: SocketHook) -> PathBuf {
-        self.0.join("programs").join(hook.program())
-    }
-
-    /// Where the links to a cgroup are pinned.
-    pub fn sockets(&self) -> PathBuf {
-        self.0.join("sockets")
-    }
-
-    /// Where the link of a hook at a cgroup is pinned.
-    pub fn socket_link(&self, hook: SocketHook) -> PathBuf {
-        self.sockets().join(hook.program())
-    }
-
     /// Where the tcx links are pinned.
     pub fn links(&self) -> PathBuf {
         self.0.join("links")
@@ -101,17 +86,10 @@ impl PinDir {
         ProgramFd::open(&path).doing(|| format!("open the program {}", path.display()))
     }
 
-    /// Opens the program of a hook at a cgroup.
-    #[cfg(feature = "load")]
-    pub(crate) fn open_socket_program(&self, hook: SocketHook) -> Result<ProgramFd, BpfError> {
-        let path = self.socket_program(hook);
-        ProgramFd::open(&path).doing(|| format!("open the program {}", path.display()))
-    }
-
     /// Makes the directories that are missing.
     #[cfg(feature = "load")]
     pub(crate) fn make(&self) -> Result<(), BpfError> {
-        for part in ["maps", "programs", "links", "qdiscs", "sockets"] {
+        for part in ["maps", "programs", "links", "qdiscs"] {
             let path = self.0.join(part);
             fs::create_dir_all(&path).doing(|| format!("make {}", path.display()))?;
         }

@@ -5,7 +5,6 @@ use watari_abi::{Address, Endpoint, Hook, Link, maps};
 use watari_model::{IfName, MacAddr};
 
 use crate::attach::Hooks;
-use crate::clients::Clients;
 use crate::error::BpfError;
 use crate::links;
 use crate::map::Map;
@@ -36,7 +35,6 @@ pub struct PodHooks {
     hooks: Hooks,
     endpoints: Map<Address, Endpoint>,
     links: Map<u32, Link>,
-    clients: Clients,
 }
 
 impl PodHooks {
@@ -60,7 +58,6 @@ impl PodHooks {
         Ok(Self {
             endpoints: Map::open(&dir.map(maps::ENDPOINTS))?,
             links: Map::open(&dir.map(maps::LINKS))?,
-            clients: Clients::open_in(&dir)?,
             hooks: Hooks::new(dir),
         })
     }
@@ -103,12 +100,6 @@ impl PodHooks {
             }
         }
         Ok(())
-    }
-
-    /// Says whose processes are in a pod's network namespace, by its cookie
-    /// ([`netns_cookie`](crate::netns_cookie)). Before [`Self::add`], with which packets flow.
-    pub fn set_client(&self, netns: u64, addresses: &[IpAddr]) -> Result<(), BpfError> {
-        self.clients.set(netns, addresses).map(drop)
     }
 
     /// What of a pod is missing or wrong, in words; empty if all is well.
@@ -162,7 +153,6 @@ impl PodHooks {
         } else {
             self.hooks.unpin(link, &POD_HOOKS)?;
         }
-        self.clients.forget(addresses)?;
         for address in addresses {
             let key = Address::from(*address);
             let Some(endpoint) = self.endpoints.get(&key)? else {

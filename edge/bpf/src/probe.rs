@@ -7,18 +7,11 @@ use std::io;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
-use watari_abi::SocketHook;
 
 use crate::attach::{Attachment, try_filter};
-use crate::clients::netns_cookie;
 use crate::error::{BpfError, Doing};
 use crate::pins::in_bpf_filesystem;
-use crate::sys::{
-    MapFd, MapKind, NO_PREALLOC, ProgramFd, has_tcx, load_program, load_socket_program,
-};
-
-/// `BPF_FUNC_set_retval` of `enum bpf_func_id` (Linux 5.18).
-const SET_RETVAL: i32 = 187;
+use crate::sys::{MapFd, MapKind, NO_PREALLOC, ProgramFd, has_tcx, load_program};
 
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -67,31 +60,6 @@ fn has_helper(number: i32) -> io::Result<()> {
         // Refused for its arguments: it is known.
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-/// The same of a program at a cgroup.
-fn has_socket_helper(number: i32) -> io::Result<()> {
-    // `r1 = 0; call`: what the helpers asked for take, or what refuses them.
-    let mut program = vec![instruction(0xb7, 1, 0), instruction(0x85, 0, number)];
-    program.extend(returning(1));
-    load_socket_program("probe", SocketHook::Connect4, &program).map(drop)
-}
-
-/// Whether a program at a cgroup can say which error a process gets.
-pub(crate) fn has_set_retval() -> bool {
-    has_socket_helper(SET_RETVAL).is_ok()
-}
-
-fn socket_programs() -> io::Result<()> {
-    load_socket_program("probe", SocketHook::Getpeername4, &returning(1)).map(drop)
-}
-
-fn netns_cookies() -> io::Result<()> {
-    match netns_cookie() {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(io::Error::other("Linux 5.14 brought it")),
-        Err(error) => Err(io::Error::other(error)),
     }
 }
 
@@ -192,26 +160,6 @@ const PROBES: &[Probe] = &[
         true,
         "no datapath on this kernel (5.8 brought it)",
         || map(MapKind::RingBuf, (0, 0), 65_536, 0).map(drop),
-    ),
-    (
-        "programs at sockets",
-        true,
-        "no datapath on this kernel (5.9 brought all of them)",
-        socket_programs,
-    ),
-    (
-        "bpf_set_retval",
-        false,
-        "a process of the node that connects to a Service without endpoints gets EPERM instead of \
-         ECONNREFUSED (5.18 brought it)",
-        || has_socket_helper(SET_RETVAL),
-    ),
-    (
-        "cookies of network namespaces",
-        false,
-        "at its socket, a client with session affinity is not the one that its packets are (5.14 \
-         brought them)",
-        netns_cookies,
     ),
     (
         "batch operations",

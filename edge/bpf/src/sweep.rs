@@ -1,7 +1,6 @@
 use watari_abi::{Connection, ConnectionKey};
 use zerocopy::FromBytes;
 
-use crate::connections::{is_alias, is_lost};
 use crate::datapath::Swept;
 use crate::error::{BpfError, Doing};
 use crate::map::Map;
@@ -44,18 +43,9 @@ impl Sweep {
                 ) else {
                     continue;
                 };
-                // An alias lives as long as its connection.
-                let is_over = |entry: &Connection| {
-                    if is_alias(entry) {
-                        is_lost(tables, &key, entry, now)
-                    } else {
-                        Ok(entry.expires <= now)
-                    }
-                };
                 // Again, right before: a packet may have opened it anew meanwhile.
-                if is_over(&value)?
-                    && let Some(again) = table.get(&key)?
-                    && is_over(&again)?
+                if value.expires <= now
+                    && table.get(&key)?.is_some_and(|again| again.expires <= now)
                 {
                     swept.removed += usize::from(table.remove(&key)?);
                 }

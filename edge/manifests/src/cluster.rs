@@ -5,20 +5,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
 use watari_model::ClusterNode;
 use watari_routes::MasqueradeConf;
 
-use crate::check::{address, cidr, shown};
 use crate::document;
 use crate::object::Refusal;
 
 /// The addresses that a node owns beside its Pod CIDRs: `10.240.0.5-10.240.0.104,fd10::5`.
 pub const OWNED_ADDRESSES: &str = "watari.io/owned-addresses";
-/// The zone of a node.
-const ZONE: &str = "topology.kubernetes.io/zone";
-/// The taint of a node that the autoscaler takes away.
-const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// Where `ip-masq-agent` has its configuration.
 const MASQUERADE_NAMESPACE: &str = "kube-system";
 const MASQUERADE_NAME: &str = "ip-masq-agent";
@@ -51,41 +45,13 @@ pub(crate) fn cluster_node(node: &Node) -> Result<ClusterNode, Refusal> {
     };
     let pod_cidrs = cidrs.iter().map(|(path, text)| cidr(path, text));
     let annotations = node.metadata.annotations.as_ref();
-    let labels = node.metadata.labels.as_ref();
     let owned = annotations.and_then(|all| all.get(OWNED_ADDRESSES));
     Ok(ClusterNode {
         name: node.metadata.name.clone().unwrap_or_default(),
         addresses,
         pod_cidrs: pod_cidrs.collect::<Result<_, _>>()?,
         owned: owned.map_or(Ok(Vec::new()), |text| ranges(text))?,
-        zone: labels
-            .and_then(|all| all.get(ZONE))
-            .filter(|zone| !zone.is_empty())
-            .map(|zone| zone.as_str().into()),
-        deleting: node.metadata.deletion_timestamp.is_some()
-            || spec
-                .taints
-                .iter()
-                .flatten()
-                .any(|taint| taint.key == LEAVING),
     })
-}
-
-/// The ranges of a `ServiceCIDR`: one, or one of each family.
-pub(crate) fn service_cidrs(given: &ServiceCIDR) -> Result<Vec<IpNet>, Refusal> {
-    let texts = given.spec.as_ref().and_then(|spec| spec.cidrs.as_ref());
-    let numbered = texts.into_iter().flatten().enumerate();
-    let nets = numbered.map(|(at, text)| cidr(&format!("spec.cidrs[{at}]"), text));
-    let nets: Vec<IpNet> = nets.collect::<Result<_, _>>()?;
-    match nets.as_slice() {
-        [_] => {}
-        [one, other] if one.addr().is_ipv4() != other.addr().is_ipv4() => {}
-        _ => {
-            let reason = "want one range, or one of each family";
-            return Err(("spec.cidrs".to_owned(), reason.to_owned()));
-        }
-    }
-    Ok(nets)
 }
 
 fn ranges(text: &str) -> Result<Vec<(IpAddr, IpAddr)>, Refusal> {
@@ -105,6 +71,27 @@ fn ranges(text: &str) -> Result<Vec<(IpAddr, IpAddr)>, Refusal> {
             Ok((first, last))
         })
         .collect()
+}
+
+fn address(path: &str, text: &str) -> Result<IpAddr, Refusal> {
+    let parsed: Result<IpAddr, _> = text.parse();
+    parsed
+        .map(|address| address.to_canonical())
+        .map_err(|_| (path.to_owned(), format!("{} is no IP address", shown(text))))
+}
+
+fn cidr(path: &str, text: &str) -> Result<IpNet, Refusal> {
+    let parsed: Result<IpNet, _> = text.parse();
+    parsed.map(|net| net.trunc()).map_err(|_| {
+        let reason = format!("{} is no CIDR, as 10.244.1.0/24", shown(text));
+        (path.to_owned(), reason)
+    })
+}
+
+/// As much of a text as an error has room for.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(80).collect();
+    format!("{start:?}")
 }
 
 /// Whether a `ConfigMap` says how to masquerade.
@@ -163,7 +150,6 @@ mod tests {
 kind: Node
 metadata:
   name: aks-1
-  labels: {topology.kubernetes.io/zone: z-1}
   annotations:
     watari.io/owned-addresses: 10.240.0.5-10.240.0.104, fd10::5-fd10::68,10.240.9.9
 spec:
@@ -201,8 +187,6 @@ status:
                 (ip("fd10::5"), ip("fd10::68")),
                 (ip("10.240.9.9"), ip("10.240.9.9")),
             ],
-            zone: Some("z-1".into()),
-            deleting: false,
         };
         assert_eq!(nodes, [&expected]);
     }
@@ -215,18 +199,6 @@ status:
         );
         let cidrs: Vec<_> = found.nodes().map(|node| node.pod_cidrs.clone()).collect();
         assert_eq!(cidrs, [vec![], vec!["10.1.2.0/24".parse().unwrap()]]);
-    }
-
-    #[test]
-    fn a_node_that_is_about_to_go_is_known() {
-        let found = parsed(
-            "{apiVersion: v1, kind: Node, metadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}}\n---\n\
-             {apiVersion: v1, kind: Node, metadata: {name: b}, \
-             spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}}\n---\n\
-             {apiVersion: v1, kind: Node, metadata: {name: c}, spec: {taints: [{key: other, effect: NoSchedule}]}}\n",
-        );
-        let deleting: Vec<_> = found.nodes().map(|node| node.deleting).collect();
-        assert_eq!(deleting, [true, true, false]);
     }
 
     #[test]

@@ -2,14 +2,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::Manifests;
-use crate::object::Reading;
+use crate::{Manifests, parse};
 
 /// The longest file that is read, in bytes.
 pub const MAX_FILE: usize = 8 << 20;
 
 /// The most files that are read of one folder.
-pub const MAX_FILES: usize = 65_536;
+pub const MAX_FILES: usize = 10_000;
 
 /// A file or folder that could not be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -30,19 +29,6 @@ pub enum LoadError {
 /// Reads a file, or every `.yaml`, `.yml` and `.json` file directly in a folder, in order of
 /// name. Hidden files are left out.
 pub fn load(path: &Path) -> Result<Manifests, LoadError> {
-    read_all(path, &mut Reading::default())
-}
-
-/// The same; each object also as it was given.
-pub fn load_whole(path: &Path) -> Result<Manifests, LoadError> {
-    let mut reading = Reading {
-        keep: true,
-        ..Reading::default()
-    };
-    read_all(path, &mut reading)
-}
-
-fn read_all(path: &Path, reading: &mut Reading) -> Result<Manifests, LoadError> {
     let failed = |path: &Path, source| LoadError::Io {
         path: path.to_owned(),
         source,
@@ -56,7 +42,7 @@ fn read_all(path: &Path, reading: &mut Reading) -> Result<Manifests, LoadError> 
     let mut all = Manifests::default();
     for file in files {
         let text = read(&file).map_err(|source| failed(&file, source))?;
-        all.append(crate::read(&file, &text, reading));
+        all.append(parse(&file, &text));
     }
     Ok(all.unique())
 }

@@ -3,32 +3,20 @@
 //! YAML with several documents, JSON, and `List` kinds are read; every object is judged by
 //! itself, so a wrong one loses nothing of the others. All sizes are bounded.
 
-mod check;
 mod cluster;
 mod document;
 mod files;
 mod object;
-mod pod;
-mod service;
-mod slice;
-mod workload;
 
 pub use cluster::OWNED_ADDRESSES;
 pub use document::MAX_DOCUMENTS;
-pub use files::{LoadError, MAX_FILE, MAX_FILES, load, load_whole};
+pub use files::{LoadError, MAX_FILE, MAX_FILES, load};
 pub use object::{Manifest, Object, ObjectId};
-pub use pod::cluster_pod;
-pub use service::{ALGORITHM, DIRECT_RETURN, PORT_RANGES, service};
-pub use slice::{SERVICE_NAME, WEIGHT};
-pub use workload::{MOST_REPLICAS, Workload, WorkloadKind};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use ipnet::IpNet;
-use object::Reading;
-use watari_model::{ClusterNode, EndpointSlice, Service};
+use watari_model::ClusterNode;
 use watari_routes::MasqueradeConf;
 
 /// Where an object was read.
@@ -89,34 +77,6 @@ impl Manifests {
             })
     }
 
-    /// The Services, in order of reading.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        let objects = self.objects.iter();
-        objects.filter_map(|manifest| match &manifest.object {
-            Object::Service(service) => Some(service),
-            _ => None,
-        })
-    }
-
-    /// The slices of Services' endpoints, in order of reading.
-    pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        let objects = self.objects.iter();
-        objects.filter_map(|manifest| match &manifest.object {
-            Object::EndpointSlice(slice) => Some(slice),
-            _ => None,
-        })
-    }
-
-    /// Where the Services' cluster addresses are from.
-    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
-        let objects = self.objects.iter();
-        let cidrs = objects.filter_map(|manifest| match &manifest.object {
-            Object::ServiceCidr { cidrs, .. } => Some(cidrs),
-            _ => None,
-        });
-        cidrs.flatten().copied()
-    }
-
     /// Who is masqueraded: all that is said of it, put together; the default when nothing is.
     pub fn masquerade(&self) -> MasqueradeConf {
         let mut all = MasqueradeConf::default();
@@ -160,32 +120,6 @@ impl Manifests {
 /// Reads the text of one file: JSON if its name ends in `.json`, else YAML (of which JSON is
 /// a part).
 pub fn parse(file: &Path, text: &[u8]) -> Manifests {
-    read(file, text, &mut Reading::default())
-}
-
-/// The same; each object also as it was given.
-pub fn parse_whole(file: &Path, text: &[u8]) -> Manifests {
-    let mut reading = Reading {
-        keep: true,
-        ..Reading::default()
-    };
-    read(file, text, &mut reading)
-}
-
-/// Judges one object that was read by other means; `place` is where it is from.
-pub fn judge(place: &Path, value: serde_json::Value) -> Manifests {
-    let mut found = Manifests::default();
-    let origin = Origin {
-        file: place.to_owned(),
-        document: 1,
-        line: 1,
-        items: Vec::new(),
-    };
-    object::read(&origin, value, &mut Reading::default(), &mut found);
-    found
-}
-
-fn read(file: &Path, text: &[u8], reading: &mut Reading) -> Manifests {
     let mut found = Manifests::default();
     let origin = |document, line| Origin {
         file: file.to_owned(),
@@ -206,7 +140,7 @@ fn read(file: &Path, text: &[u8], reading: &mut Reading) -> Manifests {
     for (at, document) in documents.into_iter().enumerate() {
         let origin = origin(at + 1, document.line);
         match document.value {
-            Ok(value) => object::read(&origin, value, reading, &mut found),
+            Ok(value) => object::read(&origin, value, &mut found),
             Err(reason) => found.errors.push(Finding {
                 origin,
                 path: String::new(),

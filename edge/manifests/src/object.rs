@@ -1,20 +1,13 @@
 use std::fmt;
-use std::sync::Arc;
 
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node, Pod};
-use k8s_openapi::api::discovery::v1 as discovery;
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use watari_model::{ClusterNode, EndpointSlice, Service, ServiceName};
+use watari_model::ClusterNode;
 use watari_routes::MasqueradeConf;
 
-use crate::check;
-use crate::slice::{self, Names};
-use crate::workload::{self, Workload, WorkloadKind};
-use crate::{Finding, Manifests, Origin, cluster, service};
+use crate::{Finding, Manifests, Origin, cluster};
 
 /// How deep `List`s may stand in each other.
 const MAX_LISTS: usize = 4;
@@ -28,16 +21,6 @@ pub struct ObjectId {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
-}
-
-impl ObjectId {
-    fn of(kind: &str, name: &ServiceName) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-        }
-    }
 }
 
 impl fmt::Display for ObjectId {
@@ -56,8 +39,6 @@ pub struct Manifest {
     pub origin: Origin,
     /// What it is.
     pub object: Object,
-    /// As it was given, where that was asked for ([`crate::load_whole`]).
-    pub given: Option<Box<Value>>,
 }
 
 /// An object of a kind that Watari knows, or another one.
@@ -74,19 +55,6 @@ pub enum Object {
         /// What it says.
         conf: MasqueradeConf,
     },
-    /// `v1` `Service`.
-    Service(Arc<Service>),
-    /// `discovery.k8s.io/v1` `EndpointSlice` of a Service, with addresses.
-    EndpointSlice(Arc<EndpointSlice>),
-    /// `networking.k8s.io/v1` `ServiceCIDR`: where Services' cluster addresses are from.
-    ServiceCidr {
-        /// Kind and name.
-        id: ObjectId,
-        /// One range, or one of each family.
-        cidrs: Vec<IpNet>,
-    },
-    /// `apps/v1` `Deployment`, `ReplicaSet`, `StatefulSet` or `DaemonSet`.
-    Workload(Box<Workload>),
     /// Kept, and used by nobody yet.
     Other {
         /// `apiVersion`.
@@ -110,12 +78,7 @@ impl Manifest {
                 namespace: String::new(),
                 name: node.name.clone(),
             },
-            Object::Service(service) => ObjectId::of("Service", &service.name),
-            Object::EndpointSlice(slice) => ObjectId::of("EndpointSlice", &slice.name),
-            Object::Workload(workload) => workload.id.clone(),
-            Object::Masquerade { id, .. }
-            | Object::ServiceCidr { id, .. }
-            | Object::Other { id, .. } => id.clone(),
+            Object::Masquerade { id, .. } | Object::Other { id, .. } => id.clone(),
         }
     }
 }
@@ -123,17 +86,8 @@ impl Manifest {
 /// A reason, with the field that it is about.
 pub(crate) type Refusal = (String, String);
 
-/// What a reading has beside the text.
-#[derive(Debug, Default)]
-pub(crate) struct Reading {
-    /// Objects are also kept as they were given.
-    pub keep: bool,
-    /// What many endpoints have.
-    pub names: Names,
-}
-
 /// Reads one document: an object, or a `List` of them.
-pub(crate) fn read(origin: &Origin, value: Value, reading: &mut Reading, found: &mut Manifests) {
+pub(crate) fn read(origin: &Origin, value: Value, found: &mut Manifests) {
     let refuse = |reason: String| Finding {
         origin: origin.clone(),
         path: String::new(),
@@ -162,24 +116,21 @@ pub(crate) fn read(origin: &Origin, value: Value, reading: &mut Reading, found: 
             read(
                 &inner,
                 typed_item(item, kind.as_deref(), version.as_ref()),
-                reading,
                 found,
             );
         }
         return;
     }
-    match object(&value, &mut reading.names) {
-        Ok((object, notes)) => {
-            let notes = notes.into_iter().map(|(path, reason)| Finding {
+    match object(&value) {
+        Ok((object, unknown)) => {
+            found.notes.extend(unknown.into_iter().map(|path| Finding {
                 origin: origin.clone(),
                 path,
-                reason,
-            });
-            found.notes.extend(notes);
+                reason: "unknown field".to_owned(),
+            }));
             found.objects.push(Manifest {
                 origin: origin.clone(),
                 object,
-                given: reading.keep.then(|| Box::new(value)),
             });
         }
         Err((path, reason)) => found.errors.push(Finding {
@@ -207,117 +158,7 @@ fn typed_item(mut item: Value, kind: Option<&str>, version: Option<&Value>) -> V
     item
 }
 
-fn object(value: &Value, names: &mut Names) -> Result<(Object, Vec<Refusal>), Refusal> {
-    let (api_version, id) = identity(value)?;
-    let (object, unknown, mut notes) = match (api_version.as_str(), id.kind.as_str()) {
-        ("v1", "Pod") => {
-            let (mut pod, unknown) = known::<Pod>(value)?;
-            pod.metadata.namespace = Some(id.namespace);
-            (Object::Pod(Box::new(pod)), unknown, Vec::new())
-        }
-        ("v1", "Node") => {
-            let (node, unknown) = known::<Node>(value)?;
-            let node = cluster::cluster_node(&node)?;
-            (Object::Node(node), unknown, Vec::new())
-        }
-        ("v1", "ConfigMap") if cluster::is_masquerade(&id.namespace, &id.name) => {
-            let (map, mut unknown) = known::<ConfigMap>(value)?;
-            let (conf, more) = cluster::masquerade(&map)?;
-            unknown.extend(more);
-            (Object::Masquerade { id, conf }, unknown, Vec::new())
-        }
-        ("v1", "Service") => {
-            let (mut given, unknown) = known::<core::Service>(value)?;
-            given.metadata.namespace = Some(id.namespace);
-            check::name("metadata.name", &id.name, 63, false)?;
-            let (service, odd) = service(&given)?;
-            let notes = odd.into_iter().map(odd_annotation);
-            (Object::Service(Arc::new(service)), unknown, notes.collect())
-        }
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            return endpoint_slice(value, api_version, id, names);
-        }
-        ("networking.k8s.io/v1", "ServiceCIDR") => {
-            let (given, unknown) = known::<ServiceCIDR>(value)?;
-            let cidrs = cluster::service_cidrs(&given)?;
-            let id = ObjectId {
-                namespace: String::new(),
-                ..id
-            };
-            (Object::ServiceCidr { id, cidrs }, unknown, Vec::new())
-        }
-        ("apps/v1", kind) if workload_kind(kind).is_some() => {
-            let (workload, unknown) = read_workload(value, &id)?;
-            (Object::Workload(Box::new(workload)), unknown, Vec::new())
-        }
-        _ => (Object::Other { api_version, id }, Vec::new(), Vec::new()),
-    };
-    notes.extend(unknown.into_iter().map(unknown_field));
-    Ok((object, notes))
-}
-
-fn unknown_field(path: String) -> Refusal {
-    (path, "unknown field".to_owned())
-}
-
-fn odd_annotation(path: String) -> Refusal {
-    (path, "no annotation of ours for this kind".to_owned())
-}
-
-fn endpoint_slice(
-    value: &Value,
-    api_version: String,
-    id: ObjectId,
-    names: &mut Names,
-) -> Result<(Object, Vec<Refusal>), Refusal> {
-    let (mut given, unknown) = known::<discovery::EndpointSlice>(value)?;
-    given.metadata.namespace = Some(id.namespace.clone());
-    let (read, odd) = slice::slice(&given, names)?;
-    let mut notes: Vec<Refusal> = odd.into_iter().map(odd_annotation).collect();
-    notes.extend(unknown.into_iter().map(unknown_field));
-    let object = match read {
-        slice::Read::Slice(slice) => Object::EndpointSlice(Arc::new(slice)),
-        slice::Read::Nothing(why) => {
-            notes.push((String::new(), why.to_owned()));
-            Object::Other { api_version, id }
-        }
-    };
-    Ok((object, notes))
-}
-
-fn workload_kind(kind: &str) -> Option<WorkloadKind> {
-    let kinds = [
-        WorkloadKind::Deployment,
-        WorkloadKind::ReplicaSet,
-        WorkloadKind::StatefulSet,
-        WorkloadKind::DaemonSet,
-    ];
-    kinds.into_iter().find(|known| known.as_str() == kind)
-}
-
-fn read_workload(value: &Value, id: &ObjectId) -> Result<(Workload, Vec<String>), Refusal> {
-    match workload_kind(&id.kind) {
-        Some(WorkloadKind::Deployment) => {
-            let (given, unknown) = known(value)?;
-            Ok((workload::deployment(id, given)?, unknown))
-        }
-        Some(WorkloadKind::ReplicaSet) => {
-            let (given, unknown) = known(value)?;
-            Ok((workload::replica_set(id, given)?, unknown))
-        }
-        Some(WorkloadKind::StatefulSet) => {
-            let (given, unknown) = known(value)?;
-            Ok((workload::stateful_set(id, given)?, unknown))
-        }
-        _ => {
-            let (given, unknown) = known(value)?;
-            Ok((workload::daemon_set(id, given)?, unknown))
-        }
-    }
-}
-
-/// `apiVersion`, kind, namespace and name.
-fn identity(value: &Value) -> Result<(String, ObjectId), Refusal> {
+fn object(value: &Value) -> Result<(Object, Vec<String>), Refusal> {
     if !value.is_object() {
         return Err((String::new(), "not an object".to_owned()));
     }
@@ -334,19 +175,36 @@ fn identity(value: &Value) -> Result<(String, ObjectId), Refusal> {
     let (api_version, kind) = (text("apiVersion")?, text("kind")?);
     let name = text("metadata.name")?;
     // RFC 1123: what a name may hold bounds what may become part of a path.
-    check::name("metadata.name", &name, 253, true)?;
+    check_name("metadata.name", &name, 253, true)?;
     let namespace = match text("metadata.namespace") {
         Ok(namespace) => namespace,
         Err((_, reason)) if reason == "missing" => "default".to_owned(),
         Err(refusal) => return Err(refusal),
     };
-    check::name("metadata.namespace", &namespace, 63, false)?;
+    check_name("metadata.namespace", &namespace, 63, false)?;
     let id = ObjectId {
         kind,
         namespace,
         name,
     };
-    Ok((api_version, id))
+    match (api_version.as_str(), id.kind.as_str()) {
+        ("v1", "Pod") => {
+            let (mut pod, unknown) = known::<Pod>(value)?;
+            pod.metadata.namespace = Some(id.namespace);
+            Ok((Object::Pod(Box::new(pod)), unknown))
+        }
+        ("v1", "Node") => {
+            let (node, unknown) = known::<Node>(value)?;
+            Ok((Object::Node(cluster::cluster_node(&node)?), unknown))
+        }
+        ("v1", "ConfigMap") if cluster::is_masquerade(&id.namespace, &id.name) => {
+            let (map, mut unknown) = known::<ConfigMap>(value)?;
+            let (conf, more) = cluster::masquerade(&map)?;
+            unknown.extend(more);
+            Ok((Object::Masquerade { id, conf }, unknown))
+        }
+        _ => Ok((Object::Other { api_version, id }, Vec::new())),
+    }
 }
 
 /// An object of a known type, and its fields that the type does not have.
@@ -356,6 +214,29 @@ fn known<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(T, Vec<Strin
     let known = serde_json::to_value(&object).map_err(|e| (String::new(), e.to_string()))?;
     unknown_fields(value, &known, "", &mut unknown);
     Ok((object, unknown))
+}
+
+fn check_name(path: &str, name: &str, longest: usize, dots: bool) -> Result<(), Refusal> {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label = |label: &str| {
+        label.starts_with(edge)
+            && label.ends_with(edge)
+            && label.chars().all(|c| edge(c) || c == '-')
+    };
+    let well = name.len() <= longest
+        && if dots {
+            name.split('.').all(label)
+        } else {
+            label(name)
+        };
+    if well {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    Err((
+        path.to_owned(),
+        format!("{shown:?} is not a name of at most {longest} lower-case letters, digits and '-'"),
+    ))
 }
 
 fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
@@ -435,10 +316,15 @@ mod tests {
     #[test]
     fn lists_are_opened_and_other_kinds_kept() {
         let found = parsed(
-            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: PodList\n  items:\n  - metadata: {name: a, namespace: n}\n    spec: {containers: []}\n  - {metadata: {}}\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s}\n",
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: PodList\n  items:\n  - metadata: {name: a, namespace: n}\n    spec: {containers: []}\n  - {metadata: {}}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: s}\n",
         );
         let names: Vec<_> = found.objects.iter().map(|o| o.id().to_string()).collect();
-        assert_eq!(names, ["Pod n/a", "Secret default/s"], "{:?}", found.errors);
+        assert_eq!(
+            names,
+            ["Pod n/a", "Service default/s"],
+            "{:?}",
+            found.errors
+        );
         assert_eq!(
             found.errors[0].to_string(),
             "x.yaml: document 1 (from line 1): items[0]: items[1]: metadata.name: missing"

@@ -16,7 +16,6 @@ mod own_routes;
 mod query;
 mod repair;
 mod snapshot;
-mod sockets;
 mod survey;
 mod sysctl;
 
@@ -33,6 +32,5 @@ pub use own_routes::OwnRoutes;
 pub use query::{Link, RouteTo};
 pub use repair::repair;
 pub use snapshot::{Observed, Snapshot};
-pub use sockets::{PeerSocket, Sockets, Transport};
 pub use survey::{SeenAddress, SeenNeighbour, SeenRoute};
 pub use sysctl::{link_setting, read_setting, write_link_setting, write_setting};

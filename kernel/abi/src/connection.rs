@@ -126,46 +126,37 @@ pub enum Verdict {
     Denied = 2,
 }
 
-/// Bits of [`Translation::kind`].
-pub mod translation {
-    /// The original direction is for another destination than the packet says when it comes.
-    pub const DESTINATION: u8 = 1;
-    /// It leaves with another source than the packet has when it comes.
-    pub const SOURCE: u8 = 2;
-    /// The socket was given another destination before there was a packet, so none is rewritten:
-    /// service and destination are there for who looks at the connection.
-    pub const AT_SOCKET: u8 = 4;
-    /// The far end's node is told whom the near end believes to talk to, and answers itself.
-    pub const DIRECT_RETURN: u8 = 8;
+/// How a connection is translated; numbers are never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum TranslationKind {
+    /// Not at all.
+    None = 0,
+    /// The original direction was for `address:port`, and goes to the entry's other end; replies
+    /// get that source again.
+    Destination = 1,
+    /// The original direction leaves with the source `address:port`; replies for it go to who
+    /// opened the connection.
+    Source = 2,
 }
 
-/// The near side of a connection: the tuple that who opened it uses.
-///
-/// The entry's key is the far side: the tuple on the way between this node and the backend. Where
-/// nothing is translated the two are one, and this is zeros. An alias ([`flags::ALIAS`]) stands
-/// under the key of the near side, and this is then the far side: where the connection is.
+/// The translation of a connection. The entry is found by what the ends really are; this is what
+/// one of them believes.
 #[derive(
     Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Translation {
-    /// Who opened it.
-    pub source: Address,
-    /// Whom it believes to talk to.
-    pub destination: Address,
-    /// The port of `source`, network order.
-    pub source_port: u16,
-    /// The port of `destination`, network order.
-    pub destination_port: u16,
-    /// [`translation`].
+    /// The other address of the translated end.
+    pub address: Address,
+    /// Its other port, network order.
+    pub port: u16,
+    /// A [`TranslationKind`].
     pub kind: u8,
     /// Zero.
-    pub pad: [u8; 3],
-    /// The Service that chose the backend: a key of [`maps::SERVICE_NAMES`](crate::maps); zero for
-    /// none.
+    pub pad: u8,
+    /// The Service that chose it; zero for none.
     pub service: u32,
-    /// The backend that it chose: an index of [`maps::BACKENDS`](crate::maps); zero for none.
-    pub backend: u32,
 }
 
 /// One direction of a connection.
@@ -214,9 +205,6 @@ pub mod flags {
     /// The stack delivered its first packet, so the tuple may be one that the stack made. It never
     /// proves itself: another connection may enter the node with that very tuple.
     pub const FROM_STACK: u16 = 64;
-    /// Not a connection, but where one is that the sender knows by another tuple: see
-    /// [`Translation`](super::Translation). It lives as long as that one.
-    pub const ALIAS: u16 = 128;
 }
 
 /// A connection: both directions.
@@ -356,6 +344,11 @@ numbered!(Verdict {
     Allowed,
     Denied
 });
+numbered!(TranslationKind {
+    None,
+    Destination,
+    Source
+});
 
 impl Tuple {
     /// The key of the packet's connection, and which of its ends sent the packet.
@@ -418,27 +411,6 @@ impl Tuple {
     }
 }
 
-impl Translation {
-    /// It changes packets: who looks at them sees two tuples.
-    #[inline(always)]
-    pub const fn rewrites(kind: u8) -> bool {
-        kind & (translation::DESTINATION | translation::SOURCE) != 0
-    }
-
-    /// The tuple that it holds: of the near side, or of the far one in an alias.
-    #[inline(always)]
-    pub const fn tuple(&self, protocol: u8) -> Tuple {
-        Tuple {
-            source: self.source,
-            destination: self.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            protocol,
-            pad: [0; 3],
-        }
-    }
-}
-
 impl ConnectionKey {
     /// The tuple of the packets that this side sends.
     #[inline(always)]
@@ -475,9 +447,9 @@ impl Connection {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<ConnectionKey>() == 40);
-    assert!(size_of::<Translation>() == 48);
+    assert!(size_of::<Translation>() == 24);
     assert!(size_of::<Direction>() == 48);
-    assert!(size_of::<Connection>() == 176 + if cfg!(feature = "other-abi") { 8 } else { 0 });
+    assert!(size_of::<Connection>() == 152 + if cfg!(feature = "other-abi") { 8 } else { 0 });
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentPorts>() == 16);
     assert!(size_of::<StackPort>() == 20);

@@ -58,14 +58,6 @@ counters! {
     TooLong = 11, "too-long";
     /// Handed to the stack since its time to live ends here.
     TtlExpired = 12, "ttl-expired";
-    /// Answered by a refusal: no endpoint, or a port that the Service has not.
-    Refused = 13, "refused";
-    /// Connections that were given to a Service's backend, per packet.
-    Balanced = 14, "balanced";
-    /// Those whose source was translated too.
-    SourceTranslated = 15, "source-translated";
-    /// Sockets that were given a Service's backend before there was a packet.
-    BalancedAtSocket = 16, "balanced-at-socket";
 }
 
 impl Counter {

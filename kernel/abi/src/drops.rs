@@ -47,18 +47,6 @@ reasons! {
     Policy = 10, "policy";
     /// An IPv6 routing header of a type that is forbidden (RFC 5095).
     RoutingHeader = 11, "routing-header";
-    /// A Service that keeps to this node's endpoints has none here.
-    NoLocalEndpoint = 12, "no-local-endpoint";
-    /// An address of the range of Services that no Service has.
-    UnallocatedService = 13, "unallocated-service-address";
-    /// The client is in none of the Service's `loadBalancerSourceRanges`.
-    SourceRange = 14, "source-range";
-    /// No port is left to translate the source to, towards that backend.
-    SourcePortsExhausted = 15, "source-ports-exhausted";
-    /// It would be refused, but is not answered: no answer to it is allowed, or there were too many.
-    RefusedSilently = 16, "refused-silently";
-    /// There was no room for a connection that has to be translated.
-    NoRoom = 17, "no-room";
 }
 
 impl Reason {

@@ -76,10 +76,6 @@ pub struct Remote {
 pub mod config_flags {
     /// Send no event for a new or closed connection.
     pub const QUIET: u32 = 1;
-    /// There are Services; without it no packet is looked up among them.
-    pub const SERVICES: u32 = 2;
-    /// Some Service has a range of ports; without it no socket looks for one.
-    pub const PORT_RANGES: u32 = 4;
 }
 
 /// What holds for the whole node; the only entry of its map.
@@ -92,15 +88,6 @@ pub struct Config {
     pub revision: u32,
     /// [`config_flags`].
     pub flags: u32,
-    /// The node's own IPv4 address, mapped: the source of what it translates. Unspecified for none.
-    pub v4: Address,
-    /// Its IPv6 address.
-    pub v6: Address,
-    /// The first port that sources are translated to, machine order; the node itself uses none of
-    /// them.
-    pub first_port: u16,
-    /// The last one.
-    pub last_port: u16,
 }
 
 const _: () = {
@@ -111,5 +98,5 @@ const _: () = {
     assert!(size_of::<Link>() == 16);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Remote>() == 20);
-    assert!(size_of::<Config>() == 44);
+    assert!(size_of::<Config>() == 8);
 };

@@ -15,13 +15,11 @@ pub enum Hook {
     ToPod = 2,
     /// Ingress of an uplink.
     FromUplink = 3,
-    /// Egress of an uplink: what the node's own processes send.
-    ToUplink = 4,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: &[Self] = &[Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+    pub const ALL: &[Self] = &[Self::FromPod, Self::ToPod, Self::FromUplink];
 
     /// The name of the program there, and of the hook.
     pub const fn program(self) -> &'static str {
@@ -29,7 +27,6 @@ impl Hook {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
             Self::FromUplink => "from_uplink",
-            Self::ToUplink => "to_uplink",
         }
     }
 
@@ -39,7 +36,6 @@ impl Hook {
             1 => Some(Self::FromPod),
             2 => Some(Self::ToPod),
             3 => Some(Self::FromUplink),
-            4 => Some(Self::ToUplink),
             _ => None,
         }
     }

@@ -17,33 +17,23 @@ mod drops;
 mod endpoint;
 mod event;
 pub mod maps;
-mod service;
-mod socket;
 
 pub use address::Address;
 pub use connection::{
     Connection, ConnectionKey, Direction, Flow, FragmentKey, FragmentPorts, Side, StackPort, State,
-    Translation, Tuple, Verdict, flags, translation,
+    Translation, TranslationKind, Tuple, Verdict, flags,
 };
 pub use counters::{Counter, Tally};
 pub use drops::{DropKey, Reason};
 pub use endpoint::{Config, Endpoint, Link, PrefixKey, Remote, config_flags};
 pub use event::{DropEvent, FlowEvent, FlowEventKind, HEADER_BYTES, Hook};
-pub use service::{
-    Affinity, AffinityKey, Backend, Client, Frontend, FrontendKey, PortRangeKey, ServiceName, Set,
-    SocketKey, SocketService, SourceRangeKey, backend_flags, frontend_flags,
-};
-pub use socket::{SocketHook, Talk, Talks, socket_flags};
 
 /// The version of everything in this crate. A change of layout, meaning or set of maps raises it.
 pub const ABI_VERSION: u32 = if cfg!(feature = "other-abi") {
     OTHER_ABI
 } else {
-    OWN_ABI
+    1
 };
-
-/// The version that is built but for those tests.
-pub const OWN_ABI: u32 = 2;
 
 /// The version that only tests build (feature `other-abi`): [`Connection`] has one more field.
 pub const OTHER_ABI: u32 = 1_000_001;

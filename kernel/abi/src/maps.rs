@@ -64,73 +64,6 @@ pub const DROP_EVENTS: &str = "drop_events";
 /// Bytes of [`DROP_EVENTS`].
 pub const DROP_EVENTS_BYTES: u32 = 1 << 18;
 
-/// [`FrontendKey`](crate::FrontendKey) → [`Frontend`](crate::Frontend): hash. Where Services are
-/// reached.
-pub const FRONTENDS: &str = "frontends";
-/// Entries of [`FRONTENDS`].
-pub const FRONTENDS_MAX: u32 = 262_144;
-
-/// [`PortRangeKey`](crate::PortRangeKey) → [`Frontend`](crate::Frontend): longest prefix. Ranges of
-/// ports of addresses that have some.
-pub const PORT_RANGES: &str = "port_ranges";
-/// Entries of [`PORT_RANGES`].
-pub const PORT_RANGES_MAX: u32 = 65_536;
-
-/// [`PrefixKey`](crate::PrefixKey) → `u32` zero: longest prefix. The ranges of Service addresses: one
-/// that no Service has is dropped.
-pub const SERVICE_CIDRS: &str = "service_cidrs";
-/// Entries of [`SERVICE_CIDRS`].
-pub const SERVICE_CIDRS_MAX: u32 = 256;
-
-/// `u32` → [`Set`](crate::Set): array. Number zero is the empty set.
-pub const SETS: &str = "sets";
-/// Entries of [`SETS`].
-pub const SETS_MAX: u32 = 262_144;
-
-/// `u32` → `u32` number of a backend: array. Sets are stretches of it.
-pub const SLOTS: &str = "slots";
-/// Entries of [`SLOTS`], unless the agent is told otherwise.
-pub const SLOTS_MAX: u32 = 2_097_152;
-
-/// `u32` → [`Backend`](crate::Backend): array. Number zero is none.
-pub const BACKENDS: &str = "backends";
-/// Entries of [`BACKENDS`].
-pub const BACKENDS_MAX: u32 = 262_144;
-
-/// `u32` number of a backend → `u64`: array. Connections that this node opened to it and that have
-/// not ended, as far as programs saw; the agent corrects it.
-pub const BACKEND_LOADS: &str = "backend_loads";
-
-/// [`AffinityKey`](crate::AffinityKey) → [`Affinity`](crate::Affinity): least recently used.
-pub const AFFINITIES: &str = "affinities";
-/// Entries of [`AFFINITIES`].
-pub const AFFINITIES_MAX: u32 = 65_536;
-
-/// [`SourceRangeKey`](crate::SourceRangeKey) → `u32` zero: longest prefix. Who may come from outside.
-pub const SOURCE_RANGES: &str = "source_ranges";
-/// Entries of [`SOURCE_RANGES`].
-pub const SOURCE_RANGES_MAX: u32 = 65_536;
-
-/// [`SocketKey`](crate::SocketKey) → [`SocketService`](crate::SocketService): least recently used.
-pub const SOCKETS: &str = "sockets";
-/// Entries of [`SOCKETS`].
-pub const SOCKETS_MAX: u32 = 131_072;
-
-/// A socket → [`Talks`](crate::Talks): kept with the socket (`BPF_MAP_TYPE_SK_STORAGE`), and read by
-/// the programs alone.
-pub const TALKS: &str = "talks";
-
-/// `u64` cookie of a network namespace → [`Client`](crate::Client): hash.
-pub const CLIENTS: &str = "clients";
-/// Entries of [`CLIENTS`].
-pub const CLIENTS_MAX: u32 = 4096;
-
-/// `u32` → [`ServiceName`](crate::ServiceName): hash. The numbers of Services' ports; user space alone
-/// reads it.
-pub const SERVICE_NAMES: &str = "service_names";
-/// Entries of [`SERVICE_NAMES`].
-pub const SERVICE_NAMES_MAX: u32 = 131_072;
-
 /// Every map.
 pub const ALL: &[&str] = &[
     ENDPOINTS,
@@ -144,19 +77,6 @@ pub const ALL: &[&str] = &[
     DROPS_BY_LINK,
     COUNTERS,
     CONFIG,
-    FRONTENDS,
-    PORT_RANGES,
-    SERVICE_CIDRS,
-    SETS,
-    SLOTS,
-    BACKENDS,
-    BACKEND_LOADS,
-    AFFINITIES,
-    SOURCE_RANGES,
-    SOCKETS,
-    TALKS,
-    CLIENTS,
-    SERVICE_NAMES,
     FLOW_EVENTS,
     DROP_EVENTS,
 ];

@@ -3,8 +3,6 @@
 //! [`Desk`] is a node's tables in memory, with a clock that is set by hand. A packet is put on it
 //! with [`Desk::run`], which says what became of it and by which steps.
 
-mod services;
-mod socket;
 mod tables;
 
 use std::boxed::Box;
@@ -12,19 +10,15 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use watari_abi::{
-    Address, Affinity, AffinityKey, Backend, Config, Connection, ConnectionKey, Counter, DropEvent,
-    DropKey, Endpoint, FlowEvent, FlowEventKind, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    HEADER_BYTES, Hook, Link, PortRangeKey, Reason, Remote, Set, SocketKey, SocketService,
-    StackPort, maps,
+    Address, Config, Connection, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent,
+    FlowEventKind, FragmentKey, FragmentPorts, HEADER_BYTES, Hook, Link, Reason, Remote, StackPort,
+    maps,
 };
 use watari_wire::{Frame, Refused, Sum};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-pub use services::Services;
-pub use socket::Socket;
 pub use tables::{Kept, Lru, Prefixes, Shared, Tallies, Value};
 
-use crate::service::ServiceTables;
 use crate::{Dropped, Env, Packet, Route, RouteQuery, Step, Table, Verdict};
 
 /// How the node's routes answer.
@@ -50,10 +44,6 @@ pub struct Desk {
     pub stack_ports: Lru<StackPort, u64>,
     /// What holds for the node.
     pub config: Config,
-    /// The tables of Services.
-    pub services: Services,
-    /// How many packets may still be refused with an answer.
-    pub refusals: u32,
     /// The kernel's routes; none to begin with.
     pub routes: Routes,
     /// What was counted.
@@ -81,8 +71,6 @@ pub struct Input {
     pub tagged: bool,
     /// It is for the MAC of that link.
     pub for_this_host: bool,
-    /// The kernel's cookie of the socket that sent it; zero for none.
-    pub cookie: u64,
 }
 
 impl Input {
@@ -94,7 +82,6 @@ impl Input {
             segment: 0,
             tagged: false,
             for_this_host: true,
-            cookie: 0,
         }
     }
 }
@@ -122,8 +109,6 @@ impl Default for Desk {
             fragments: Lru::evicting(maps::FRAGMENTS_MAX as usize),
             stack_ports: Lru::evicting(maps::STACK_PORTS_MAX as usize),
             config: Config::default(),
-            services: Services::default(),
-            refusals: u32::MAX,
             routes: Box::new(|_| Route::None),
             counters: Tallies::default(),
             drop_totals: Tallies::default(),
@@ -147,7 +132,6 @@ impl Desk {
             Hook::FromPod => crate::from_pod(&mut seat, &mut packet),
             Hook::ToPod => crate::to_pod(&mut seat, &mut packet),
             Hook::FromUplink => crate::from_uplink(&mut seat, &mut packet),
-            Hook::ToUplink => crate::to_uplink(&mut seat, &mut packet),
         };
         Output {
             verdict,
@@ -220,22 +204,6 @@ impl Frame for Seat<'_> {
         self.write(offset as usize, &value)
     }
 
-    fn resize(&mut self, length: u32) -> Result<(), Refused> {
-        self.input.bytes.resize(length as usize, 0);
-        self.input.segment = 0;
-        Ok(())
-    }
-
-    fn make_room(&mut self, bytes: u32) -> Result<(), Refused> {
-        let at = watari_wire::ETHERNET as usize;
-        if self.input.bytes.len() < at {
-            return Err(Refused);
-        }
-        let room = std::iter::repeat_n(0, bytes as usize);
-        self.input.bytes.splice(at..at, room);
-        Ok(())
-    }
-
     fn uncompensated(&mut self, _: Sum) {}
 
     fn correct(
@@ -259,60 +227,6 @@ impl Frame for Seat<'_> {
     }
 }
 
-impl ServiceTables for Seat<'_> {
-    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        self.desk.services.frontend(key)
-    }
-
-    fn port_range(&self, key: &PortRangeKey) -> Option<Frontend> {
-        self.desk.services.port_range(key)
-    }
-
-    fn is_service_address(&self, address: &Address) -> bool {
-        self.desk.services.is_service_address(address)
-    }
-
-    fn set(&self, number: u32) -> Set {
-        self.desk.services.set(number)
-    }
-
-    fn slot(&self, index: u32) -> u32 {
-        self.desk.services.slot(index)
-    }
-
-    fn backend(&self, number: u32) -> Option<Backend> {
-        self.desk.services.backend(number)
-    }
-
-    fn load_of(&self, backend: u32) -> u64 {
-        self.desk.services.load_of(backend)
-    }
-
-    fn add_load(&mut self, backend: u32, difference: u64) {
-        self.desk.services.add_load(backend, difference);
-    }
-
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.desk.services.affinity(key)
-    }
-
-    fn remember_affinity(&mut self, key: &AffinityKey, affinity: &Affinity) {
-        self.desk.services.remember_affinity(key, affinity);
-    }
-
-    fn is_allowed_source(&self, service: u32, address: &Address) -> bool {
-        self.desk.services.is_allowed_source(service, address)
-    }
-
-    fn socket(&self, key: &SocketKey) -> Option<SocketService> {
-        self.desk.services.socket(key)
-    }
-
-    fn random(&mut self) -> u32 {
-        self.desk.services.random()
-    }
-}
-
 impl Env for Seat<'_> {
     type Entry = Kept;
     type Value<T: Copy + 'static> = Value<T>;
@@ -330,11 +244,6 @@ impl Env for Seat<'_> {
     }
 
     fn for_this_host(&self) -> bool {
-        self.input.for_this_host
-    }
-
-    // A frame at the egress of an uplink is of the node itself, unless the runner says otherwise.
-    fn is_own(&self) -> bool {
         self.input.for_this_host
     }
 
@@ -421,16 +330,6 @@ impl Env for Seat<'_> {
 
     fn remember_stack_port(&mut self, port: &StackPort, now: u64) {
         self.desk.stack_ports.insert(*port, now);
-    }
-
-    fn cookie(&self) -> u64 {
-        self.input.cookie
-    }
-
-    fn may_refuse(&mut self, _: u64) -> bool {
-        let may = self.desk.refusals > 0;
-        self.desk.refusals = self.desk.refusals.saturating_sub(1);
-        may
     }
 
     fn route(&mut self, query: &RouteQuery) -> Route {

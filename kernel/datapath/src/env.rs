@@ -7,11 +7,6 @@ use watari_abi::{
 use watari_wire::Frame;
 
 use crate::Step;
-use crate::packet::Packet;
-use crate::quote;
-use crate::service::{self, Known, ServiceTables, Whose};
-use crate::track::{self, Way};
-use crate::translate;
 
 /// The two tables of connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +89,7 @@ pub struct Dropped {
 }
 
 /// What the decisions reach the world through: the packet, the tables, the time.
-pub trait Env: Frame + ServiceTables {
+pub trait Env: Frame {
     /// A connection in its table.
     type Entry: Entry;
     /// A value in its table, which is replaced whole and never changed.
@@ -108,9 +103,6 @@ pub trait Env: Frame + ServiceTables {
     fn tagged(&self) -> bool;
     /// The frame is for the MAC of the link at which it is seen.
     fn for_this_host(&self) -> bool;
-
-    /// The packet is of a process of this node; it does not pass through.
-    fn is_own(&self) -> bool;
 
     /// Now, in ns of `CLOCK_MONOTONIC`; a few milliseconds late at most.
     fn now(&self) -> u64;
@@ -146,11 +138,6 @@ pub trait Env: Frame + ServiceTables {
     /// Remembers it.
     fn remember_stack_port(&mut self, port: &StackPort, now: u64);
 
-    /// The kernel's cookie of the socket that sent the packet; zero for none that is known.
-    fn cookie(&self) -> u64;
-    /// Whether one more packet may be refused with an answer; so many a second may.
-    fn may_refuse(&mut self, now: u64) -> bool;
-
     /// The way by the node's routes.
     fn route(&mut self, query: &RouteQuery) -> Route;
 
@@ -158,106 +145,6 @@ pub trait Env: Frame + ServiceTables {
     fn count(&mut self, counter: Counter);
     /// Counts and tells a drop.
     fn dropped(&mut self, dropped: &Dropped);
-
-    /// Goes to the connection that an alias leads to. The kernel has functions of their own for
-    /// this and the next ones: its verifier looks at each once, and each has a stack of its own.
-    #[inline(always)]
-    fn follow(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        service::follow(self, packet)
-    }
-
-    /// Finds the packet among the translated connections.
-    #[inline(always)]
-    fn known(&mut self, packet: &mut Packet) -> Known
-    where
-        Self: Sized,
-    {
-        service::known(self, packet)
-    }
-
-    /// Asks whose the packet's destination is.
-    #[inline(always)]
-    fn ask(&mut self, packet: &mut Packet) -> Whose
-    where
-        Self: Sized,
-    {
-        service::ask(self, packet)
-    }
-
-    /// Picks a backend of the Service that was found.
-    #[inline(always)]
-    fn pick(&mut self, packet: &mut Packet) -> Way
-    where
-        Self: Sized,
-    {
-        service::pick(self, packet)
-    }
-
-    /// Begins the connection to the backend that was picked.
-    #[inline(always)]
-    fn begin(&mut self, packet: &mut Packet) -> Way
-    where
-        Self: Sized,
-    {
-        service::begin(self, packet)
-    }
-
-    /// Whether no other connection has the far side's tuple.
-    #[inline(always)]
-    fn is_free(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        service::is_free(self, packet)
-    }
-
-    /// Makes the answer of the packet that says that it is refused. False: there is none.
-    #[inline(always)]
-    fn answer(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        service::answer(self, packet)
-    }
-
-    /// Gives an ICMP error the ends that its receiver knows.
-    #[inline(always)]
-    fn error(&mut self, packet: &mut Packet) -> Way
-    where
-        Self: Sized,
-    {
-        quote::error(self, packet)
-    }
-
-    /// Takes the alias of the packet's connection to where that was taken.
-    #[inline(always)]
-    fn move_alias(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        track::move_alias(self, packet)
-    }
-
-    /// Gives the packet the ends that were found for it. False: the kernel refused.
-    #[inline(always)]
-    fn turn(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        translate::turn(self, packet)
-    }
-
-    /// Gives a packet of SCTP other ports. False: the kernel refused.
-    #[inline(always)]
-    fn turn_sctp(&mut self, packet: &mut Packet) -> bool
-    where
-        Self: Sized,
-    {
-        translate::turn_sctp(self, packet)
-    }
 
     /// A step of the decision was made; for who wants to know why. The kernel does not.
     #[inline(always)]

@@ -1,12 +1,12 @@
-use watari_abi::{Address, Counter, Hook, Reason, StackPort, config_flags};
+use watari_abi::{Address, Counter, Hook, Reason, StackPort};
 use watari_wire::{Arp, ETHERNET, Family, Kind, V4, V6, ethertype};
 
 use crate::packet::{Packet, Part};
+use crate::quote::error;
 use crate::send::{End, endpoint, refuse, remote, seek, seek_and_send, send};
-use crate::service::{serve, visit};
 use crate::state::{STACK_PORT, STACK_PORT_REFRESH, is_recent};
-use crate::track::{Opening, Spot, Way, begin, track};
-use crate::translate::{translate, translate_here};
+use crate::track::{Opening, Spot, Way, track};
+use crate::translate::translate;
 use crate::{Dropped, Env, Step};
 
 /// Where the sender's MAC stands in a frame.
@@ -33,19 +33,13 @@ pub enum Verdict {
     },
     /// It is dropped.
     Drop(Reason),
-    /// It goes on to where it was going: into the pod, or out of the uplink.
+    /// It goes on into the pod that it was delivered to.
     Pass,
-    /// It became the answer that refuses it, and goes back by the link that it came from.
-    Answer {
-        /// The link.
-        ifindex: u32,
-    },
 }
 
 /// A packet that a pod sent, at its host-side link. `packet` is memory for what is found out.
 #[inline(always)]
 pub fn from_pod<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
-    packet.hook = Hook::FromPod as u8;
     let end = leave(env, packet);
     conclude(env, packet, Hook::FromPod, end)
 }
@@ -53,7 +47,6 @@ pub fn from_pod<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
 /// A packet that entered the node by an uplink.
 #[inline(always)]
 pub fn from_uplink<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
-    packet.hook = Hook::FromUplink as u8;
     let end = enter(env, packet);
     conclude(env, packet, Hook::FromUplink, end)
 }
@@ -61,23 +54,8 @@ pub fn from_uplink<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
 /// A packet that the stack delivers to a pod, at its host-side link.
 #[inline(always)]
 pub fn to_pod<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
-    packet.hook = Hook::ToPod as u8;
     let end = arrive(env, packet);
     conclude(env, packet, Hook::ToPod, end)
-}
-
-/// A packet that leaves the node by an uplink. Only those of its own processes are looked at.
-#[inline(always)]
-pub fn to_uplink<E: Env>(env: &mut E, packet: &mut Packet) -> Verdict {
-    if !env.is_own() || env.config().flags & config_flags::SERVICES == 0 {
-        return Verdict::Pass;
-    }
-    packet.hook = Hook::ToUplink as u8;
-    match depart(env, packet) {
-        // It takes the way that it has.
-        End::Pass | End::Stack => Verdict::Pass,
-        end => conclude(env, packet, Hook::ToUplink, end),
-    }
 }
 
 #[inline(always)]
@@ -103,13 +81,6 @@ fn conclude<E: Env>(env: &mut E, packet: &Packet, hook: Hook, end: End) -> Verdi
         End::Pass => {
             env.count(Counter::FromStack);
             Verdict::Pass
-        }
-        End::Answer => {
-            env.count(Counter::Refused);
-            env.step(Step::Refused);
-            Verdict::Answer {
-                ifindex: env.ifindex(),
-            }
         }
         End::Drop => {
             let reason = Reason::of(packet.reason).unwrap_or(Reason::Malformed);
@@ -190,10 +161,8 @@ impl Spot for Leaving {
             Opening::Direct
         } else if packet.local {
             Opening::StackToPod
-        } else if to_pod {
-            Opening::Stack
         } else {
-            Opening::Beyond
+            Opening::Stack
         })
     }
 }
@@ -242,7 +211,7 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     match read {
         Read::Tracked => {}
         Read::Untracked => return seek_and_send(env, packet),
-        Read::Error => return error_on(env, packet),
+        Read::Error => return error(env, packet),
         Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
@@ -250,54 +219,13 @@ fn leave<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     match track::<Leaving, E>(env, packet) {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
-        Way::Alias if env.follow(packet) => translate(env, packet),
-        Way::Alias => leave_for_service(env, packet, false),
-        Way::Beyond => leave_for_service(env, packet, true),
-        _ => leave_by_stack(env, packet),
-    }
-}
-
-/// An ICMP error, and on to whom it is for.
-#[inline(always)]
-fn error_on<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    match env.error(packet) {
-        Way::Direct => seek_and_send(env, packet),
-        Way::Drop => End::Drop,
-        _ => End::Stack,
-    }
-}
-
-/// An ICMP error, which goes on where it is.
-#[inline(always)]
-fn error_here<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    match env.error(packet) {
-        Way::Drop => End::Drop,
-        _ => End::Pass,
-    }
-}
-
-/// What a pod sends to no pod, of no connection that is known.
-#[inline(always)]
-fn leave_for_service<E: Env>(env: &mut E, packet: &mut Packet, is_new: bool) -> End {
-    match serve(env, packet) {
-        Way::Translated => translate(env, packet),
-        Way::Drop => End::Drop,
-        Way::Refuse => refused(env, packet),
-        _ => {
-            if is_new {
-                begin(env, packet, Opening::Beyond);
+        Way::Stack => {
+            if !packet.local && !packet.has_handshake() {
+                use_stack_port(env, packet);
             }
-            leave_by_stack(env, packet)
+            End::Stack
         }
     }
-}
-
-#[inline(always)]
-fn leave_by_stack<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    if !packet.local && !packet.has_handshake() {
-        use_stack_port(env, packet);
-    }
-    End::Stack
 }
 
 #[inline(always)]
@@ -315,68 +243,15 @@ fn enter<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     };
     match read {
         Read::Tracked => {}
-        Read::Untracked if packet.local => return send(env, packet),
-        Read::Error => return error_on(env, packet),
-        Read::Untracked | Read::Stack => return End::Stack,
+        Read::Untracked => return send(env, packet),
+        Read::Error => return error(env, packet),
+        Read::Stack => return End::Stack,
         Read::Refused => return End::Drop,
     }
-    let way = if packet.local {
-        track::<Entering, E>(env, packet)
-    } else {
-        visit(env, packet)
-    };
-    match way {
+    match track::<Entering, E>(env, packet) {
         Way::Direct => send(env, packet),
         Way::Translated => translate(env, packet),
-        Way::Drop => End::Drop,
-        Way::Refuse => refused(env, packet),
-        _ => End::Stack,
-    }
-}
-
-/// Answers the packet, or drops it.
-#[inline(always)]
-fn refused<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    if env.answer(packet) {
-        End::Answer
-    } else {
-        refuse(packet, Reason::RefusedSilently)
-    }
-}
-
-/// What a process of this node sends: it may be for a Service that no program at its socket saw, or
-/// answer a client of one whose backend this node is.
-#[inline(always)]
-fn depart<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    if env.tagged() {
-        return End::Pass;
-    }
-    let Some(kind) = env.fixed::<u16>(KIND) else {
-        return End::Pass;
-    };
-    let read = match kind {
-        ethertype::IPV4 => depart_ip::<V4, E>(env, packet),
-        ethertype::IPV6 => depart_ip::<V6, E>(env, packet),
-        _ => return End::Pass,
-    };
-    match read {
-        Read::Tracked => {}
-        Read::Error => return error_here(env, packet),
-        Read::Untracked | Read::Stack | Read::Refused => return End::Pass,
-    }
-    match visit(env, packet) {
-        Way::Drop => End::Drop,
-        Way::Refuse => refused(env, packet),
-        // An answer has the right way already.
-        Way::Translated if packet.to.destination == packet.tuple.destination => {
-            translate_here(env, packet)
-        }
-        Way::Translated => match translate(env, packet) {
-            // The stack has sent it already, to whom the old destination is.
-            End::Stack => refuse(packet, Reason::RedirectFailed),
-            end => end,
-        },
-        _ => End::Pass,
+        Way::Stack => End::Stack,
     }
 }
 
@@ -391,11 +266,10 @@ fn arrive<E: Env>(env: &mut E, packet: &mut Packet) -> End {
         _ => return End::Pass,
     };
     match read {
-        Read::Tracked => match track::<Arriving, E>(env, packet) {
-            Way::Translated => translate_here(env, packet),
-            _ => End::Pass,
-        },
-        Read::Error => error_here(env, packet),
+        Read::Tracked => {
+            track::<Arriving, E>(env, packet);
+            End::Pass
+        }
         Read::Refused => End::Drop,
         _ => End::Pass,
     }
@@ -496,32 +370,6 @@ fn enter_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
     attempt!(packet, F::check(&header));
     packet.begin::<F>(&header);
     if !seek(env, packet) {
-        let destination = &packet.tuple.destination;
-        let services = env.config().flags & config_flags::SERVICES != 0;
-        if !services || F::is_group(destination) || F::is_local(destination) {
-            return Read::Stack;
-        }
-    }
-    packet.now = env.now();
-    match packet.read::<F, E>(env, &header) {
-        Ok(()) => sort(packet),
-        // What is wrong with the node's own packets is the stack's to say.
-        Err(_) if !packet.local => Read::Stack,
-        Err(reason) => {
-            packet.reason = reason as u16;
-            Read::Refused
-        }
-    }
-}
-
-/// Reads what the node itself sends.
-#[inline(never)]
-fn depart_ip<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Read {
-    let header: F::Header = attempt!(packet, env.fixed(ETHERNET), Reason::Malformed);
-    attempt!(packet, F::check(&header));
-    packet.begin::<F>(&header);
-    let (source, destination) = (&packet.tuple.source, &packet.tuple.destination);
-    if F::is_group(destination) || F::is_local(destination) || F::is_local(source) {
         return Read::Stack;
     }
     packet.now = env.now();

@@ -1,7 +1,7 @@
 //! The decisions: what becomes of a packet.
 //!
-//! [`from_pod`], [`to_pod`], [`from_uplink`] and [`to_uplink`] are the places where a packet is seen.
-//! They reach packet, tables and time through [`Env`] alone, so the same code runs in the kernel and on
+//! [`from_pod`], [`from_uplink`] and [`to_pod`] are the three places where a packet is seen. They
+//! reach packet, tables and time through [`Env`] alone, so the same code runs in the kernel and on
 //! the desk. `docs/datapath.md` tells the rules in prose.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,17 +18,14 @@ pub mod desk;
 mod env;
 mod hooks;
 mod packet;
-pub mod quote;
+mod quote;
 mod send;
-pub mod service;
-pub mod socket;
 pub mod state;
 mod step;
-pub mod track;
-pub mod translate;
+mod track;
+mod translate;
 
 pub use env::{Dropped, Entry, Env, Route, RouteQuery, Table};
-pub use hooks::{Verdict, from_pod, from_uplink, to_pod, to_uplink};
+pub use hooks::{Verdict, from_pod, from_uplink, to_pod};
 pub use packet::Packet;
 pub use step::Step;
-pub use track::Way;

@@ -1,12 +1,10 @@
 use watari_abi::{
-    Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Frontend, Reason, Side,
-    Translation, Tuple,
+    Address, ConnectionKey, Counter, Endpoint, FragmentKey, FragmentPorts, Reason, Side, Tuple,
 };
 use watari_wire::{ETHERNET, Family, Fragment, Kind, Transport, Walk, protocol, sctp, tcp};
 use zerocopy::{FromZeros, Immutable, KnownLayout};
 
 use crate::state::{self, FRAGMENT};
-use crate::track::{Moves, NOWHERE};
 use crate::{Env, Step};
 
 /// How much of a datagram the packet is.
@@ -85,13 +83,8 @@ pub struct Packet {
     pub(crate) part: Part,
     /// It is for a pod of this node.
     pub(crate) local: bool,
-    /// This node sends it on by its routes even if it is for no pod: its source is not what the
-    /// stack would take.
-    pub(crate) beyond: bool,
     /// Why it is dropped: a [`Reason`].
     pub(crate) reason: u16,
-    /// The [`watari_abi::Hook`] at which it was seen.
-    pub(crate) hook: u8,
     /// The link to send it by.
     pub(crate) out: u32,
     // Of some.
@@ -99,18 +92,6 @@ pub struct Packet {
     pub(crate) next_hop: Address,
     /// How its connection begins, if it opens one.
     pub(crate) plan: Plan,
-    /// Its ends once it is translated, if it is.
-    pub(crate) to: Tuple,
-    /// How the connection that it opens is translated; of kind zero if it is not.
-    pub(crate) near: Translation,
-    /// The Service's port that it is for.
-    pub(crate) frontend: Frontend,
-    /// Where its connection was taken, so that the alias has to follow.
-    pub(crate) moves: Moves,
-    /// It comes from outside the cluster.
-    pub(crate) outside: bool,
-    /// The stack has to tell its sender that it cannot go on.
-    pub(crate) stopped: bool,
     /// The packet that it quotes, if it is an ICMP error.
     pub(crate) quoted: Quoted,
     /// How extension headers were passed, its own or those of the packet that it quotes.
@@ -140,8 +121,6 @@ impl Packet {
         self.header = 0;
         self.part = Part::Whole;
         self.local = false;
-        self.beyond = false;
-        self.moves = NOWHERE;
     }
 
     /// Reads what follows the network header.

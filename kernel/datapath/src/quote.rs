@@ -1,18 +1,18 @@
 //! ICMP errors, and the packets that they quote.
 
-use watari_abi::{Flow, Hook, Translation, Tuple, flags};
+use watari_abi::flags;
 use watari_wire::{Family, V4, V6, icmp};
 
 use crate::packet::Packet;
-use crate::service::is_near;
-use crate::track::{Way, find, flow_of};
+use crate::send::{End, refuse, seek_and_send};
+use crate::track::find;
 use crate::translate::rewrite_error;
 use crate::{Entry, Env, Step};
 
 /// An ICMP error goes the way of the connection whose packet it quotes; the stack has those about
-/// anything else.
-#[inline(always)]
-pub fn error<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
+/// anything else. A function of its own in the object: few packets need it.
+#[inline(never)]
+pub(crate) fn error<E: Env>(env: &mut E, packet: &mut Packet) -> End {
     if packet.tuple.destination.is_mapped() {
         about::<V4, E>(env, packet)
     } else {
@@ -21,46 +21,19 @@ pub fn error<E: Env>(env: &mut E, packet: &mut Packet) -> Way {
 }
 
 #[inline(always)]
-fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
+fn about<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
     let at = packet.transport + icmp::HEADER;
     let Some(entry) = quote::<F, E>(env, packet, at) else {
         env.step(Step::Untracked);
-        return Way::Stack;
+        return End::Stack;
     };
-    let bits = entry.flags();
-    if bits & flags::VIA_STACK != 0 {
-        return Way::Stack;
+    if entry.flags() & flags::VIA_STACK != 0 {
+        return End::Stack;
     }
-    let flow = flow_of(bits, packet.quoted.side);
-    let translation = entry.translation();
-    // What the receiver sent, as it knows it.
-    let believed = translation.tuple(packet.quoted.tuple.protocol);
-    let done = if bits & flags::ALIAS != 0 {
-        // About an answer that was translated back.
-        if flow == Flow::Original || !leads(env, packet, &believed) {
-            return Way::Stack;
-        }
-        rewrite_error::<F, E>(env, packet, &believed.reversed(), at)
-    } else if Translation::rewrites(translation.kind) && flow == Flow::Original {
-        packet.beyond = true;
-        rewrite_error::<F, E>(env, packet, &believed, at)
-    } else {
-        Ok(())
-    };
-    if let Err(reason) = done {
-        packet.reason = reason as u16;
-        return Way::Drop;
+    if let Err(reason) = rewrite_error::<F, E>(env, packet, &entry, at) {
+        return refuse(packet, reason);
     }
-    packet.beyond |= bits & flags::ALIAS != 0 && packet.hook == Hook::FromUplink as u8;
-    Way::Direct
-}
-
-/// Whether an alias still leads to a connection of its own.
-#[inline(always)]
-fn leads<E: Env>(env: &mut E, packet: &Packet, far: &Tuple) -> bool {
-    let near = packet.quoted.tuple.reversed();
-    let (key, _) = far.key();
-    find(env, &key, packet.now).is_some_and(|entry| is_near(&entry, &near, packet.now))
+    seek_and_send(env, packet)
 }
 
 /// Reads the quoted packet. `None`: it is not understood, or of no connection.
@@ -73,7 +46,5 @@ fn quote<F: Family, E: Env>(env: &mut E, packet: &mut Packet, at: u32) -> Option
     if packet.quoted.tuple.source != packet.tuple.destination {
         return None;
     }
-    // On the stack: of a function of its own in the kernel no other memory is a key.
-    let key = packet.quoted.key;
-    find(env, &key, packet.now)
+    find(env, &packet.quoted.key, packet.now)
 }

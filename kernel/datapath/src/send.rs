@@ -15,7 +15,6 @@ pub(crate) enum End {
     Forward,
     Drop,
     Pass,
-    Answer,
 }
 
 #[inline(always)]
@@ -96,22 +95,18 @@ fn deliver<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
 /// To the node that owns the destination, by the way of this node's routes.
 #[inline(always)]
 fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let next_hop = match remote(env, &packet.tuple.destination) {
-        Some(owner) => owner.next_hop,
-        None if packet.beyond => packet.tuple.destination,
-        None => return End::Stack,
+    let Some(owner) = remote(env, &packet.tuple.destination) else {
+        return End::Stack;
     };
     let Some(header) = env.fixed::<F::Header>(ETHERNET) else {
         return refuse(packet, Reason::Malformed);
     };
-    packet.stopped = false;
     if F::hops(&header) == HopLimit::Expired {
-        packet.stopped = true;
         return expired(env);
     }
     let query = RouteQuery {
         source: packet.tuple.source,
-        next_hop,
+        next_hop: owner.next_hop,
         protocol: packet.tuple.protocol,
         version: F::VERSION,
         length: packet.segment_length(env),
@@ -128,12 +123,9 @@ fn abroad<F: Family, E: Env>(env: &mut E, packet: &mut Packet) -> End {
             End::Forward
         }
         Route::TooLong => {
-            packet.stopped = true;
             env.count(Counter::TooLong);
             End::Stack
         }
-        // It is this node's own.
-        Route::None if packet.beyond => End::Stack,
         Route::None => {
             env.count(Counter::NoRoute);
             End::Stack

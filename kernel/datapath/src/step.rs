@@ -1,9 +1,8 @@
 use watari_abi::{
-    Address, ConnectionKey, Endpoint, Flow, FragmentKey, FragmentPorts, Link, Remote,
-    SocketService, Tuple,
+    Address, ConnectionKey, Endpoint, Flow, FragmentKey, FragmentPorts, Link, Remote, Translation,
+    Tuple,
 };
 
-use crate::service::{Choice, Found};
 use crate::{Route, RouteQuery, Table};
 
 /// A step of a decision: which table was asked, what it said, and what follows.
@@ -80,46 +79,12 @@ pub enum Step {
         /// Its port, network order.
         port: u16,
     },
-    /// The Services were asked whose an address is.
-    Service {
-        /// The address.
-        address: Address,
-        /// The port, network order.
-        port: u16,
-        /// IANA protocol number.
-        protocol: u8,
-        /// Whose.
-        found: Found,
-    },
-    /// A backend was chosen.
-    Backend {
-        /// For which Service's port.
-        service: u32,
-        /// For a client inside the cluster, or one that is judged so.
-        inside: bool,
-        /// Which; none when there is none.
-        chosen: Option<Choice>,
-    },
-    /// The packet's sender knows its connection by another tuple.
-    Alias {
-        /// The sender's.
-        near: Tuple,
-        /// The connection's.
-        far: Tuple,
-    },
-    /// The packet's socket had asked for a Service.
-    Asked {
-        /// For which.
-        service: SocketService,
-    },
-    /// The packet became the answer that refuses it.
-    Refused,
     /// The packet was translated.
     Translated {
-        /// Its ends before.
-        from: Tuple,
+        /// How.
+        translation: Translation,
         /// Its ends from now on.
-        to: Tuple,
+        tuple: Tuple,
     },
     /// The node's routes were asked.
     Route {

@@ -1,12 +1,11 @@
 //! Connections: found, made, and taken from state to state.
 
 use watari_abi::{
-    ConnectionKey, Counter, Flow, FlowEvent, FlowEventKind, Hook, Side, State, Translation,
-    Verdict as Judged, config_flags, flags, translation,
+    ConnectionKey, Counter, Flow, FlowEvent, FlowEventKind, Hook, Side, State, TranslationKind,
+    Verdict as Judged, config_flags, flags,
 };
 
 use crate::packet::{Packet, Part, Plan};
-use crate::socket::asked;
 use crate::state::{self, Next, REFRESH};
 use crate::{Entry, Env, Step, Table};
 
@@ -27,8 +26,6 @@ pub(crate) enum Opening {
     Direct,
     /// By the stack; the packet counts where it is seen.
     Stack,
-    /// The same; it is for no pod that is known, and may be for a Service.
-    Beyond,
     /// By the stack, to a pod of this node, where it counts.
     StackToPod,
     /// By the stack, which delivers it here.
@@ -38,35 +35,13 @@ pub(crate) enum Opening {
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Way {
+pub(crate) enum Way {
     /// Past the stack.
-    Direct = 0,
+    Direct,
     /// By the stack.
-    Stack = 1,
+    Stack,
     /// Past the stack, and it is translated.
-    Translated = 2,
-    /// Nowhere.
-    Drop = 3,
-    /// Back to its sender, as an answer that refuses it.
-    Refuse = 4,
-    /// Its sender knows its connection by another tuple: `Packet::to` is where it is.
-    Alias = 5,
-    /// It begins a connection, and is for no pod: Services have to be asked.
-    Beyond = 6,
-}
-
-impl Way {
-    /// The way of that number; nowhere for none.
-    #[inline(always)]
-    pub const fn of(number: u32) -> Self {
-        match number {
-            0 => Self::Direct,
-            1 => Self::Stack,
-            2 => Self::Translated,
-            4 => Self::Refuse,
-            _ => Self::Drop,
-        }
-    }
+    Translated,
 }
 
 /// Finds the packet's connection, or makes it, and takes it to its next state.
@@ -93,28 +68,15 @@ pub(crate) fn track<S: Spot, E: Env>(env: &mut E, packet: &mut Packet) -> Way {
         env.step(Step::Untracked);
         return Way::Stack;
     };
-    if opening == Opening::Beyond && env.config().flags & config_flags::SERVICES != 0 {
-        return Way::Beyond;
-    }
-    begin(env, packet, opening);
-    match opening {
-        Opening::Direct => Way::Direct,
-        Opening::Stack | Opening::Beyond | Opening::StackToPod | Opening::FromStack => Way::Stack,
-    }
-}
-
-/// Makes the connection that the packet begins, if it begins one.
-#[inline(always)]
-pub(crate) fn begin<E: Env>(env: &mut E, packet: &mut Packet, opening: Opening) {
     if packet.is_stray() || packet.part == Part::Later {
         env.step(Step::Untracked);
     } else {
-        packet.near.kind = 0;
         plan(packet, opening);
-        if packet.hook == Hook::FromPod as u8 {
-            ask_socket(env, packet);
-        }
-        open(env, packet);
+        open(env, packet, S::HOOK);
+    }
+    match opening {
+        Opening::Direct => Way::Direct,
+        Opening::Stack | Opening::StackToPod | Opening::FromStack => Way::Stack,
     }
 }
 
@@ -133,7 +95,7 @@ pub(crate) fn find<E: Env>(env: &mut E, key: &ConnectionKey, now: u64) -> Option
 
 /// Its state, unless it expired.
 #[inline(always)]
-pub(crate) fn alive<T: Entry>(entry: &T, now: u64) -> Option<State> {
+fn alive<T: Entry>(entry: &T, now: u64) -> Option<State> {
     if entry.expires() <= now {
         return None;
     }
@@ -171,16 +133,13 @@ const fn other(flow: Flow) -> Flow {
 #[inline(always)]
 fn pass<S: Spot, E: Env>(
     env: &mut E,
-    packet: &mut Packet,
+    packet: &Packet,
     entry: &E::Entry,
     table: Table,
     state: State,
 ) -> Option<Way> {
     let mut bits = entry.flags();
     let flow = flow_of(bits, packet.side);
-    if bits & flags::ALIAS != 0 {
-        return Some(by_alias::<S, E>(env, packet, entry, table, flow));
-    }
     env.step(Step::Connection {
         key: packet.key,
         table,
@@ -192,11 +151,6 @@ fn pass<S: Spot, E: Env>(
     let from_stack = bits & flags::FROM_STACK != 0;
     if from_stack && !at_end && flow == Flow::Original {
         // Another's packet, with the tuple that the stack made for this connection.
-        return Some(Way::Stack);
-    }
-    let translated = Translation::rewrites(entry.translation_kind());
-    if translated && at_end && flow == Flow::Original {
-        // It was counted where it was translated.
         return Some(Way::Stack);
     }
     let next = next(packet, entry, state, flow);
@@ -213,7 +167,7 @@ fn pass<S: Spot, E: Env>(
     if direct || at_end || !packet.local || from_stack {
         entry.add(flow, env.length(), packet.now, packet.tcp_flags());
     }
-    let moved = match next {
+    match next {
         Next::To(state, closed) => {
             env.step(Step::State {
                 from: entry.state(),
@@ -221,41 +175,17 @@ fn pass<S: Spot, E: Env>(
             });
             entry.set_closed(closed);
             entry.set_state(state as u8);
-            changed(env, packet, &packet.key, entry, table)
+            changed(env, packet, entry, table, S::HOOK);
         }
-        _ => refresh(env, packet.now, &packet.key, entry, state),
-    };
+        _ => refresh(env, packet, entry, state),
+    }
     Some(if !direct {
         Way::Stack
-    } else if translated && flow == Flow::Reply {
-        packet.moves = moved;
-        packet.to = entry.translation().tuple(packet.key.protocol).reversed();
-        packet.beyond = true;
-        Way::Translated
-    } else {
+    } else if entry.translation_kind() == TranslationKind::None as u8 {
         Way::Direct
+    } else {
+        Way::Translated
     })
-}
-
-/// The way of a packet whose sender knows its connection by another tuple.
-#[inline(always)]
-fn by_alias<S: Spot, E: Env>(
-    env: &mut E,
-    packet: &mut Packet,
-    entry: &E::Entry,
-    table: Table,
-    flow: Flow,
-) -> Way {
-    if matches!(S::HOOK, Hook::ToPod) || flow == Flow::Reply {
-        return Way::Stack;
-    }
-    packet.to = entry.translation().tuple(packet.key.protocol);
-    packet.plan.replaces = table == Table::Established;
-    env.step(Step::Alias {
-        near: packet.tuple,
-        far: packet.to,
-    });
-    Way::Alias
 }
 
 /// The stack delivers what opens a direct connection without a handshake: a sender uses one port
@@ -273,7 +203,7 @@ fn taken_over<T: Entry>(packet: &Packet, entry: &T, bits: u16) -> u16 {
 
 /// What the packet makes of the state.
 #[inline(always)]
-pub(crate) fn next<T: Entry>(packet: &Packet, entry: &T, state: State, flow: Flow) -> Next {
+fn next<T: Entry>(packet: &Packet, entry: &T, state: State, flow: Flow) -> Next {
     if packet.part == Part::Later && packet.has_handshake() {
         return Next::Keep;
     }
@@ -304,119 +234,63 @@ fn follow<E: Env>(env: &mut E, entry: &E::Entry, at_end: bool, local: bool, bits
 
 /// Keeps a connection that is used. One that is over keeps its end.
 #[inline(always)]
-pub(crate) fn refresh<E: Env>(
-    env: &mut E,
-    now: u64,
-    key: &ConnectionKey,
-    entry: &E::Entry,
-    state: State,
-) -> Moves {
-    if is_over(state) {
-        return NOWHERE;
+fn refresh<E: Env>(env: &mut E, packet: &Packet, entry: &E::Entry, state: State) {
+    if matches!(state, State::TimeWait | State::Closed) {
+        return;
     }
-    let expires = now + state::timeout(key.protocol, state);
+    let expires = packet.now + state::timeout(packet.key.protocol, state);
     if expires > entry.expires() + REFRESH {
         entry.set_expires(expires);
         if entry.flags() & flags::NOT_PROMOTED != 0 {
-            return promote(env, key, entry);
+            promote(env, &packet.key, entry);
         }
     }
-    NOWHERE
 }
-
-/// Where a connection was taken, so that its alias has to follow. A number, since it is kept with the
-/// packet.
-pub(crate) type Moves = u8;
-/// It is where it was.
-pub(crate) const NOWHERE: Moves = 0;
-/// To the established.
-pub(crate) const PROMOTED: Moves = 1;
-/// From there.
-pub(crate) const RETIRED: Moves = 2;
 
 /// What follows from a new state. A function of its own in the object: few packets need it.
 #[inline(never)]
-pub(crate) fn changed<E: Env>(
-    env: &mut E,
-    packet: &Packet,
-    key: &ConnectionKey,
-    entry: &E::Entry,
-    table: Table,
-) -> Moves {
-    let now = packet.now;
+fn changed<E: Env>(env: &mut E, packet: &Packet, entry: &E::Entry, table: Table, hook: Hook) {
+    let key = &packet.key;
     let Some(state) = State::of(entry.state()) else {
-        return NOWHERE;
+        return;
     };
-    entry.set_expires(now + state::timeout(key.protocol, state));
+    entry.set_expires(packet.now + state::timeout(key.protocol, state));
     if !state::has_handshake(key.protocol) {
-        return NOWHERE;
+        return;
     }
     match state {
         State::Established if table == Table::Transient => promote(env, key, entry),
         State::TimeWait | State::Closed => {
             if env.config().flags & config_flags::QUIET == 0 {
-                let hook = Hook::of(packet.hook).unwrap_or(Hook::FromPod);
-                env.closed(hook, key, entry, now);
+                env.closed(hook, key, entry, packet.now);
             }
-            if Translation::rewrites(entry.translation_kind()) {
-                env.add_load(entry.translation().backend, u64::MAX);
+            if table == Table::Established {
+                env.shift(key, entry, Table::Transient);
             }
-            if table == Table::Established && env.shift(key, entry, Table::Transient) {
-                return RETIRED;
-            }
-            NOWHERE
         }
-        _ => NOWHERE,
+        _ => {}
     }
 }
 
 /// Moves it among the established; when they are full it stays, and is tried again later.
 #[inline(never)]
-fn promote<E: Env>(env: &mut E, key: &ConnectionKey, entry: &E::Entry) -> Moves {
+fn promote<E: Env>(env: &mut E, key: &ConnectionKey, entry: &E::Entry) {
     let bits = entry.flags();
     entry.set_flags(bits & !flags::NOT_PROMOTED);
     if env.shift(key, entry, Table::Established) {
-        return PROMOTED;
+        return;
     }
     entry.set_flags(bits | flags::NOT_PROMOTED);
     if bits & flags::NOT_PROMOTED == 0 {
         env.count(Counter::NotPromoted);
     }
-    NOWHERE
-}
-
-/// Takes the alias of the packet's connection to where that was taken. Without room it stays where
-/// it may be evicted.
-#[inline(always)]
-pub fn move_alias<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
-    // A key is that of both directions: of the two tuples, the near one is the opener's.
-    let (tuple, other) = (packet.tuple, packet.to);
-    let (key, _) = if packet.key == tuple.key().0 {
-        other.key()
-    } else {
-        tuple.key()
-    };
-    let (from, to) = match packet.moves {
-        PROMOTED => (Table::Transient, Table::Established),
-        _ => (Table::Established, Table::Transient),
-    };
-    match env.connection(from, &key) {
-        Some(alias) if alias.flags() & flags::ALIAS != 0 => env.shift(&key, &alias, to),
-        _ => false,
-    }
-}
-
-/// It is over: only stray packets still belong to it.
-#[inline(always)]
-pub(crate) const fn is_over(state: State) -> bool {
-    matches!(state, State::TimeWait | State::Closed)
 }
 
 /// How the connection begins that this packet opens. It is left in the packet, and a function of its
 /// own in the object: so the verifier, which would follow each combination of all this through
 /// [`open`], knows nothing of it there.
 #[inline(never)]
-pub(crate) fn plan(packet: &mut Packet, opening: Opening) {
+fn plan(packet: &mut Packet, opening: Opening) {
     let flow = if packet.answers() {
         Flow::Reply
     } else {
@@ -429,7 +303,7 @@ pub(crate) fn plan(packet: &mut Packet, opening: Opening) {
     };
     let mut bits = match opening {
         Opening::Direct => 0,
-        Opening::Stack | Opening::Beyond => flags::VIA_STACK,
+        Opening::Stack => flags::VIA_STACK,
         Opening::StackToPod => flags::VIA_STACK | seen_flag(flow),
         // Of a connection found mid-stream nobody knows; it may prove itself.
         Opening::FromStack if state == State::PickedUp => flags::VIA_STACK,
@@ -455,20 +329,19 @@ pub(crate) fn plan(packet: &mut Packet, opening: Opening) {
 /// Makes a connection of a packet that belongs to none, as [`plan`] said. A function of its own in
 /// the object: few packets need it.
 #[inline(never)]
-pub(crate) fn open<E: Env>(env: &mut E, packet: &Packet) -> bool {
-    let config = env.config();
-    let hook = packet.hook;
+fn open<E: Env>(env: &mut E, packet: &Packet, hook: Hook) {
     let plan = &packet.plan;
     env.step(Step::Opened {
         key: packet.key,
         flags: plan.flags,
     });
+    let config = env.config();
     let (length, ifindex) = (env.length(), env.ifindex());
     let now = packet.now;
     let fill = |event: &mut FlowEvent| {
         event.time = now;
         event.kind = FlowEventKind::Created as u32;
-        event.hook = u32::from(hook);
+        event.hook = hook as u32;
         event.key = packet.key;
         let connection = &mut event.connection;
         connection.created = now;
@@ -477,9 +350,6 @@ pub(crate) fn open<E: Env>(env: &mut E, packet: &Packet) -> bool {
         connection.state = plan.state;
         connection.family = if packet.key.low.is_mapped() { 4 } else { 6 };
         connection.ifindex = ifindex;
-        if packet.near.kind != 0 {
-            connection.translation = packet.near;
-        }
         let [original, reply] = &mut connection.directions;
         for direction in [&mut *original, &mut *reply] {
             direction.verdict = judge() as u8;
@@ -496,8 +366,7 @@ pub(crate) fn open<E: Env>(env: &mut E, packet: &Packet) -> bool {
     };
     let made = env.open(fill, config.flags & config_flags::QUIET == 0);
     if plan.replaces {
-        let key = packet.key;
-        env.remove(Table::Established, &key);
+        env.remove(Table::Established, &packet.key);
     }
     env.count(if made {
         Counter::Opened
@@ -507,35 +376,6 @@ pub(crate) fn open<E: Env>(env: &mut E, packet: &Packet) -> bool {
     if made && plan.state == State::PickedUp as u8 {
         env.count(Counter::PickedUp);
     }
-    made
-}
-
-/// A pod's socket that asked for a Service was given a backend before there was a packet: the
-/// connection says so.
-#[inline(never)]
-fn ask_socket<E: Env>(env: &mut E, packet: &mut Packet) {
-    if packet.plan.answers || env.config().flags & config_flags::SERVICES == 0 {
-        return;
-    }
-    let cookie = env.cookie();
-    if cookie == 0 {
-        return;
-    }
-    let tuple = packet.tuple;
-    let Some(asked) = asked(env, cookie, &tuple) else {
-        return;
-    };
-    env.step(Step::Asked { service: asked });
-    packet.near = Translation {
-        source: packet.tuple.source,
-        destination: asked.address,
-        source_port: packet.tuple.source_port,
-        destination_port: asked.port,
-        kind: translation::AT_SOCKET,
-        pad: [0; 3],
-        service: asked.service,
-        backend: asked.backend,
-    };
 }
 
 /// What policy says of a direction. There is none yet; each is allowed, and its entry has room for

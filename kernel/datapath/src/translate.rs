@@ -1,12 +1,35 @@
 //! Translation: a connection's other address and port, in the packet and in what it quotes.
 
-use watari_abi::{Hook, Reason, Tuple};
-use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, crc32c, icmp};
+use watari_abi::{ConnectionKey, Flow, Reason, Side, Translation, TranslationKind, Tuple};
+use watari_wire::{ETHERNET, Family, Kind, Refused, Sum, V4, V6, icmp};
 
 use crate::packet::{Packet, Part, Quoted};
-use crate::send::{End, seek_and_send, send};
-use crate::track::NOWHERE;
-use crate::{Env, Step};
+use crate::send::{End, refuse, seek_and_send};
+use crate::track::{find, flow_of};
+use crate::{Entry, Env, Step};
+
+/// The ends of a packet once it is translated. `sender` sent it, along `flow`.
+#[inline(always)]
+pub(crate) const fn translated(
+    key: &ConnectionKey,
+    sender: Side,
+    flow: Flow,
+    translation: &Translation,
+) -> Tuple {
+    let mut tuple = key.tuple(sender);
+    // Whom the other end shall believe to talk to. Towards the translated end, the packet has its
+    // real address, which is what the key holds.
+    let outward = match TranslationKind::of(translation.kind) {
+        Some(TranslationKind::Destination) => matches!(flow, Flow::Reply),
+        Some(TranslationKind::Source) => matches!(flow, Flow::Original),
+        _ => false,
+    };
+    if outward {
+        tuple.source = translation.address;
+        tuple.source_port = translation.port;
+    }
+    tuple
+}
 
 /// Gives the packet the ends `to`, which differ from its own in address and port.
 #[inline(always)]
@@ -14,6 +37,7 @@ pub(crate) fn rewrite<F: Family, E: Env>(
     env: &mut E,
     packet: &mut Packet,
     to: &Tuple,
+    translation: &Translation,
 ) -> Result<(), Reason> {
     let from = packet.tuple;
     if from == *to {
@@ -24,10 +48,13 @@ pub(crate) fn rewrite<F: Family, E: Env>(
         env.uncompensated(change);
     }
     if !matches!(packet.part, Part::Later | Part::Unknown) {
-        ports::<F, E>(env, packet, &from, to, change)?;
+        ports::<F, E>(env, packet.kind, packet.transport, &from, to, change)?;
     }
     packet.tuple = *to;
-    env.step(Step::Translated { from, to: *to });
+    env.step(Step::Translated {
+        translation: *translation,
+        tuple: *to,
+    });
     Ok(())
 }
 
@@ -69,12 +96,12 @@ const fn port_change(from: &Tuple, to: &Tuple) -> Sum {
 #[inline(always)]
 fn ports<F: Family, E: Env>(
     env: &mut E,
-    packet: &mut Packet,
+    kind: Kind,
+    at: u32,
     from: &Tuple,
     to: &Tuple,
     addresses: Sum,
 ) -> Result<(), Reason> {
-    let (kind, at) = (packet.kind, packet.transport);
     let moved = port_words(from) != port_words(to);
     let done: Result<(), Refused> = match kind {
         Kind::Tcp | Kind::Udp => {
@@ -89,17 +116,12 @@ fn ports<F: Family, E: Env>(
                         return Ok(());
                     }
                     env.correct(at + offset, port_change(from, to), false, optional)?;
-                    let fixed = ETHERNET + F::HEADER;
-                    if at == fixed {
-                        env.store_fixed(fixed, port_words(to))
-                    } else {
-                        env.store(at, port_words(to))
-                    }
+                    env.store(at, port_words(to))
                 })
         }
-        Kind::Sctp if moved && (packet.part != Part::Whole || !env.turn_sctp(packet)) => {
-            Err(Refused)
-        }
+        // Its checksum is a CRC over all of the packet (RFC 9260), which covers the ports and not
+        // the addresses: no program can compute it anew.
+        Kind::Sctp if moved => Err(Refused),
         Kind::EchoRequest | Kind::EchoReply | Kind::Icmp | Kind::Error
             if F::ICMP_COVERS_ADDRESSES =>
         {
@@ -110,112 +132,60 @@ fn ports<F: Family, E: Env>(
     done.map_err(|_| Reason::RewriteFailed)
 }
 
-/// Its checksum is a CRC over all of the packet, which covers the ports and not the addresses
-/// (RFC 9260 section 6.8). Of a fragment nobody knows how much follows.
-#[inline(always)]
-pub fn turn_sctp<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
-    let at = packet.transport;
-    let (before, after) = (port_words(&packet.tuple), port_words(&packet.to));
-    let Some(checksum) = env.load::<u32>(at + SCTP_CHECKSUM) else {
-        return false;
+/// Translates the packet as its connection says, and sends it on. A function of its own in the
+/// object: few packets need it.
+#[inline(never)]
+pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
+    let Some(entry) = find(env, &packet.key, packet.now) else {
+        return End::Stack;
     };
-    if env.store(at, after).is_err() {
-        return false;
-    }
-    // Zero: the NIC computes it when the packet leaves.
-    if checksum == 0 {
-        return true;
-    }
-    let length = packet.end.wrapping_sub(at);
-    let word = |ports: [u16; 2]| zerocopy::transmute!(ports);
-    let checksum = crc32c::correct(checksum, word(before), word(after), length);
-    env.store(at + SCTP_CHECKSUM, checksum).is_ok()
-}
-
-/// Where the checksum stands in a header of SCTP.
-const SCTP_CHECKSUM: u32 = 8;
-
-/// Gives the packet the ends that were found for it.
-#[inline(always)]
-pub fn turn<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
-    let to = packet.to;
+    let translation = entry.translation();
+    let flow = flow_of(entry.flags(), packet.side);
+    let to = translated(&packet.key, packet.side, flow, &translation);
     let done = if packet.tuple.destination.is_mapped() {
-        rewrite::<V4, E>(env, packet, &to)
+        rewrite::<V4, E>(env, packet, &to, &translation)
     } else {
-        rewrite::<V6, E>(env, packet, &to)
+        rewrite::<V6, E>(env, packet, &to, &translation)
     };
     match done {
-        Ok(()) => true,
-        Err(reason) => {
-            packet.reason = reason as u16;
-            false
-        }
+        Ok(()) => seek_and_send(env, packet),
+        Err(reason) => refuse(packet, reason),
     }
 }
 
-/// Takes the alias along, and gives the packet its ends.
-#[inline(always)]
-fn follow_up<E: Env>(env: &mut E, packet: &mut Packet) -> bool {
-    if packet.moves != NOWHERE {
-        env.move_alias(packet);
-    }
-    env.turn(packet)
-}
-
-/// Translates the packet, and sends it on.
-#[inline(always)]
-pub(crate) fn translate<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    let moves = packet.to.destination != packet.tuple.destination;
-    if !follow_up(env, packet) {
-        return End::Drop;
-    }
-    if moves {
-        return seek_and_send(env, packet);
-    }
-    let end = send(env, packet);
-    // What a pod answers has an address of this node for its source by now, which the stack takes
-    // from no link. It tells the pod of the packet as that sent it.
-    if end == End::Stack && packet.stopped && packet.hook == Hook::FromPod as u8 {
-        packet.to = packet.key.tuple(packet.side);
-        if !env.turn(packet) {
-            return End::Drop;
-        }
-    }
-    end
-}
-
-/// Translates the packet, which goes on where it is.
-#[inline(always)]
-pub(crate) fn translate_here<E: Env>(env: &mut E, packet: &mut Packet) -> End {
-    if follow_up(env, packet) {
-        End::Pass
-    } else {
-        End::Drop
-    }
-}
-
-/// Gives an ICMP error, and what it quotes, the ends that the receiver knows: `believed` is what it
-/// sent. The quoted packet's network header is at `at`.
+/// Gives an ICMP error, and what it quotes, the ends that the receiver knows. The quoted packet's
+/// network header is at `at`.
 #[inline(always)]
 pub(crate) fn rewrite_error<F: Family, E: Env>(
     env: &mut E,
     packet: &mut Packet,
-    believed: &Tuple,
+    entry: &E::Entry,
     at: u32,
 ) -> Result<(), Reason> {
+    if entry.translation_kind() == TranslationKind::None as u8 {
+        return Ok(());
+    }
+    let translation = entry.translation();
     let quoted = &packet.quoted;
-    let change = quote_change::<F, E>(env, quoted, at, believed)?;
+    // The error goes the other way than what it quotes, to whom that way's packets go.
+    let other = match quoted.side {
+        Side::Low => Side::High,
+        Side::High => Side::Low,
+    };
+    let back = flow_of(entry.flags(), other);
+    let believed = translated(&quoted.key, other, back, &translation).reversed();
+    if believed == quoted.tuple {
+        return Ok(());
+    }
+    let change = quote_change::<F, E>(env, quoted, at, &believed)?;
     env.correct(packet.transport + icmp::CHECKSUM, change, false, false)
         .map_err(|_| Reason::RewriteFailed)?;
-    let mut to = packet.tuple;
-    to.destination = believed.source;
-    // Besides what the backend itself says, what somebody on the way tells this node: were it sent on
-    // in his name, a router that tells of a packet would get his own address back, and drop it.
-    let told_here = believed.source != quoted.tuple.source;
-    if to.source == quoted.tuple.destination || told_here {
+    if packet.tuple.source == quoted.tuple.destination {
+        let mut to = packet.tuple;
         to.source = believed.destination;
+        rewrite::<F, E>(env, packet, &to, &translation)?;
     }
-    rewrite::<F, E>(env, packet, &to)
+    Ok(())
 }
 
 /// Rewrites the quoted packet; gives the change that the error's checksum has to follow.
@@ -233,17 +203,13 @@ fn quote_change<F: Family, E: Env>(
     if F::ICMP_COVERS_ADDRESSES {
         change = change.plus(addresses);
     }
-    if !matches!(quoted.kind, Kind::Tcp | Kind::Udp | Kind::Sctp) {
+    let Some((offset, optional)) = checksum_of(quoted.kind) else {
         return Ok(change);
-    }
+    };
     let moved = port_change(&quoted.tuple, to);
     env.store(quoted.transport, port_words(to))
         .map_err(refused)?;
     change = change.plus(moved);
-    // Nobody looks at the checksum of SCTP in what is quoted, where there is less than it covers.
-    let Some((offset, optional)) = checksum_of(quoted.kind) else {
-        return Ok(change);
-    };
     // Of TCP, an error need not quote as much as the checksum.
     let Some(before) = env.load::<u16>(quoted.transport + offset) else {
         return Ok(change);

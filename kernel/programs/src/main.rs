@@ -11,11 +11,8 @@
 )]
 #![feature(asm_experimental_arch)]
 
-mod balance;
 mod maps;
 mod packet;
-mod services;
-mod socket;
 mod tables;
 mod tc;
 
@@ -42,12 +39,6 @@ pub fn to_pod(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(context: TcContext) -> i32 {
     run(&context, Hook::FromUplink, datapath::from_uplink)
-}
-
-/// Egress of an uplink.
-#[classifier]
-pub fn to_uplink(context: TcContext) -> i32 {
-    run(&context, Hook::ToUplink, datapath::to_uplink)
 }
 
 /// Decides about the packet, and says so to the kernel.

@@ -1,12 +1,11 @@
 //! The maps, by the names and sizes of `watari_abi::maps`.
 
+use aya_ebpf::btf_maps::LpmTrie;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf};
-use aya_ebpf::btf_maps::{LpmTrie, SkStorage};
 use aya_ebpf::macros::btf_map;
 use watari_abi::{
-    Address, Affinity, AffinityKey, Backend, Client, Config, Connection, ConnectionKey, Counter,
-    DropKey, Endpoint, FlowEvent, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, Reason,
-    Remote, ServiceName, Set, SocketKey, SocketService, StackPort, Talks, Tally, maps,
+    Address, Config, Connection, ConnectionKey, Counter, DropKey, Endpoint, FlowEvent, FragmentKey,
+    FragmentPorts, Link, Reason, Remote, StackPort, Tally, maps,
 };
 use watari_datapath::Packet;
 
@@ -60,77 +59,6 @@ pub static FLOW_EVENTS: RingBuf<(), { maps::FLOW_EVENTS_BYTES as usize }> = Ring
 
 #[btf_map(name = "drop_events")]
 pub static DROP_EVENTS: RingBuf<(), { maps::DROP_EVENTS_BYTES as usize }> = RingBuf::new();
-
-#[btf_map(name = "frontends")]
-pub static FRONTENDS: HashMap<
-    FrontendKey,
-    Frontend,
-    { maps::FRONTENDS_MAX as usize },
-    NO_PREALLOC,
-> = HashMap::new();
-
-/// By the words of a [`watari_abi::PortRangeKey`] after its length.
-#[btf_map(name = "port_ranges")]
-pub static PORT_RANGES: LpmTrie<[u32; 5], Frontend, { maps::PORT_RANGES_MAX as usize }> =
-    LpmTrie::new();
-
-#[btf_map(name = "service_cidrs")]
-pub static SERVICE_CIDRS: LpmTrie<Address, u32, { maps::SERVICE_CIDRS_MAX as usize }> =
-    LpmTrie::new();
-
-#[btf_map(name = "sets")]
-pub static SETS: Array<Set, { maps::SETS_MAX as usize }> = Array::new();
-
-#[btf_map(name = "slots")]
-pub static SLOTS: Array<u32, { maps::SLOTS_MAX as usize }> = Array::new();
-
-#[btf_map(name = "backends")]
-pub static BACKENDS: Array<Backend, { maps::BACKENDS_MAX as usize }> = Array::new();
-
-#[btf_map(name = "backend_loads")]
-pub static BACKEND_LOADS: Array<u64, { maps::BACKENDS_MAX as usize }> = Array::new();
-
-#[btf_map(name = "affinities")]
-pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { maps::AFFINITIES_MAX as usize }> =
-    LruHashMap::new();
-
-/// By the words of a [`watari_abi::SourceRangeKey`] after its length.
-#[btf_map(name = "source_ranges")]
-pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32, { maps::SOURCE_RANGES_MAX as usize }> =
-    LpmTrie::new();
-
-#[btf_map(name = "sockets")]
-pub static SOCKETS: LruHashMap<SocketKey, SocketService, { maps::SOCKETS_MAX as usize }> =
-    LruHashMap::new();
-
-#[btf_map(name = "talks")]
-pub static TALKS: SkStorage<Talks> = SkStorage::new();
-
-#[btf_map(name = "clients")]
-pub static CLIENTS: HashMap<u64, Client, { maps::CLIENTS_MAX as usize }, NO_PREALLOC> =
-    HashMap::new();
-
-/// For user space alone, which finds it beside the others.
-#[btf_map(name = "service_names")]
-pub static SERVICE_NAMES: HashMap<
-    u32,
-    ServiceName,
-    { maps::SERVICE_NAMES_MAX as usize },
-    NO_PREALLOC,
-> = HashMap::new();
-
-/// How many refusals were answered lately.
-#[btf_map(name = "refusals")]
-pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
-
-/// What a CPU answered within a second.
-#[repr(C)]
-pub struct Refusals {
-    /// Which second, of `CLOCK_MONOTONIC`.
-    pub second: u64,
-    /// How many.
-    pub count: u64,
-}
 
 /// Where a new connection and its event are put together: too large for the stack.
 #[btf_map(name = "scratch")]

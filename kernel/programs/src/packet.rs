@@ -2,12 +2,9 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use watari_wire::{Frame, Outcome, Refused, Sum, Walk};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -107,20 +104,6 @@ impl Frame for Tc {
     #[inline(always)]
     fn walk(&self, walk: &mut Walk) -> Outcome {
         Outcome::of(watari_walk(self.skb, walk))
-    }
-
-    #[inline(always)]
-    fn resize(&mut self, length: u32) -> Result<(), Refused> {
-        // SAFETY: a helper on our context; who reads the packet asks anew where it is.
-        let done = unsafe { bpf_skb_change_tail(self.skb, length, 0) };
-        if done == 0 { Ok(()) } else { Err(Refused) }
-    }
-
-    #[inline(always)]
-    fn make_room(&mut self, bytes: u32) -> Result<(), Refused> {
-        // SAFETY: as above.
-        let done = unsafe { bpf_skb_adjust_room(self.skb, bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
-        if done == 0 { Ok(()) } else { Err(Refused) }
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ pub struct Kept(pub *mut Connection);
 /// # Safety
 /// `place` is an aligned word in a map's value.
 #[inline(always)]
-pub unsafe fn add(place: *mut u64, value: u64) {
+unsafe fn add(place: *mut u64, value: u64) {
     // The target has no atomics in `core`.
     // SAFETY: an aligned word that may be written, as the caller promises.
     unsafe { asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) place, v = in(reg) value) }

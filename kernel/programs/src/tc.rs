@@ -3,7 +3,7 @@
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_ANY, BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    __sk_buff, BPF_ANY, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
     BPF_FIB_LKUP_RET_SUCCESS, BPF_RB_NO_WAKEUP, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
     bpf_fib_lookup, bpf_redir_neigh,
 };
@@ -14,17 +14,14 @@ use watari_abi::{
     Address, Config, ConnectionKey, Counter, DropEvent, DropKey, Endpoint, FlowEvent,
     FlowEventKind, FragmentKey, FragmentPorts, HEADER_BYTES, Hook, Link, Reason, Remote, StackPort,
 };
-use watari_datapath::service::{Known, Whose};
-use watari_datapath::{Dropped, Env, Packet, Route, RouteQuery, Table, Verdict, Way};
+use watari_datapath::{Dropped, Env, Route, RouteQuery, Table, Verdict};
 use watari_wire::Frame;
 use zerocopy::FromZeros;
 
-use crate::balance;
 use crate::maps::{
     CLOCK, CONFIG, COUNTERS, DROP_EVENTS, DROP_TOTALS, DROPS_BY_LINK, ENDPOINTS, ESTABLISHED,
     FLOW_EVENTS, FRAGMENTS, LINKS, REMOTES, SCRATCH, STACK_PORTS, TRANSIENT,
 };
-use crate::services::gives_services;
 use crate::tables::{Kept, tally};
 
 /// The agent reads the rings at its own pace: waking it would cost each packet.
@@ -55,8 +52,6 @@ impl Tc {
     }
 }
 
-gives_services!(Tc);
-
 macro_rules! context {
     ($tc:expr, $field:ident) => {
         // SAFETY: the kernel gave the context, and lets programs read this field of it.
@@ -86,12 +81,6 @@ impl Env for Tc {
     #[inline(always)]
     fn for_this_host(&self) -> bool {
         context!(self, pkt_type) == FOR_THIS_HOST
-    }
-
-    #[inline(always)]
-    fn is_own(&self) -> bool {
-        // What came in by a link has its index for as long as it lives.
-        context!(self, ingress_ifindex) == 0
     }
 
     #[inline(always)]
@@ -220,72 +209,6 @@ impl Env for Tc {
     fn remember_stack_port(&mut self, port: &StackPort, now: u64) {
         // The table evicts: there is room but for moments of many CPUs at once.
         let _ = STACK_PORTS.insert(port, now, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
-    fn cookie(&self) -> u64 {
-        // SAFETY: a helper on our context. The packet keeps its socket on the way out of its pod.
-        unsafe { helpers::bpf_get_socket_cookie(self.skb.cast()) }
-    }
-
-    #[inline(always)]
-    fn may_refuse(&mut self, now: u64) -> bool {
-        balance::may_refuse(now)
-    }
-
-    #[inline(always)]
-    fn follow(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_follow(self.skb, packet) != 0
-    }
-
-    #[inline(always)]
-    fn known(&mut self, packet: &mut Packet) -> Known {
-        Known::of(balance::watari_known(self.skb, packet))
-    }
-
-    #[inline(always)]
-    fn ask(&mut self, packet: &mut Packet) -> Whose {
-        Whose::of(balance::watari_ask(self.skb, packet))
-    }
-
-    #[inline(always)]
-    fn pick(&mut self, packet: &mut Packet) -> Way {
-        Way::of(balance::watari_pick(self.skb, packet))
-    }
-
-    #[inline(always)]
-    fn begin(&mut self, packet: &mut Packet) -> Way {
-        Way::of(balance::watari_begin(self.skb, packet))
-    }
-
-    #[inline(always)]
-    fn is_free(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_is_free(self.skb, packet) != 0
-    }
-
-    #[inline(always)]
-    fn answer(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_answer(self.skb, packet) != 0
-    }
-
-    #[inline(always)]
-    fn error(&mut self, packet: &mut Packet) -> Way {
-        Way::of(balance::watari_error(self.skb, packet))
-    }
-
-    #[inline(always)]
-    fn move_alias(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_move_alias(self.skb, packet) != 0
-    }
-
-    #[inline(always)]
-    fn turn(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_turn(self.skb, packet) != 0
-    }
-
-    #[inline(always)]
-    fn turn_sctp(&mut self, packet: &mut Packet) -> bool {
-        balance::watari_turn_sctp(self.skb, packet) != 0
     }
 
     #[inline(always)]
@@ -440,24 +363,8 @@ pub fn verdict(tc: &mut Tc, hook: Hook, verdict: Verdict) -> i32 {
         // The next program or filter of the link, and then the stack.
         Verdict::Stack | Verdict::Pass => return TC_ACT_UNSPEC,
         Verdict::Drop(_) => return TC_ACT_SHOT,
-        // At the egress of a link a packet cannot be put into another namespace: it goes by the egress
-        // of the pod's link.
         // SAFETY: a helper on a number.
-        Verdict::Deliver { ifindex } if matches!(hook, Hook::ToUplink) => unsafe {
-            helpers::bpf_redirect(ifindex, 0)
-        },
-        // SAFETY: as above.
         Verdict::Deliver { ifindex } => unsafe { helpers::bpf_redirect_peer(ifindex, 0) },
-        // What the node itself sent comes back to it as if it entered there.
-        // SAFETY: as above.
-        Verdict::Answer { ifindex } => unsafe {
-            let way = if matches!(hook, Hook::ToUplink) {
-                u64::from(BPF_F_INGRESS)
-            } else {
-                0
-            };
-            helpers::bpf_redirect(ifindex, way)
-        },
         Verdict::Forward { ifindex, next_hop } => {
             // SAFETY: plain numbers, for which zeros are the default.
             let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };

@@ -1,5 +1,5 @@
 use watari_abi::{Address, Reason, Tuple};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
 use crate::{Frame, Refused, Sum, Walk};
 
@@ -40,7 +40,7 @@ pub enum HopLimit {
 /// A family of addresses: what differs between IPv4 and IPv6, and nothing else.
 pub trait Family {
     /// The fixed part of the header.
-    type Header: FromBytes + IntoBytes + Immutable + Copy;
+    type Header: FromBytes + Copy;
     /// The version in its first four bits.
     const VERSION: u8;
     /// Bytes of the fixed part.
@@ -83,16 +83,6 @@ pub trait Family {
         from: &Tuple,
         to: &Tuple,
     ) -> Result<Sum, Refused>;
-
-    /// Makes the fixed header at the usual place that of an answer which is `length` bytes long, from
-    /// this header on: the addresses change places.
-    fn turn(frame: &mut impl Frame, header: &Self::Header, length: u32) -> Result<(), Refused>;
-
-    /// A header before `payload` bytes of that protocol.
-    fn header(source: &Address, destination: &Address, protocol: u8, payload: u32) -> Self::Header;
-
-    /// Type and code of the ICMP error that says that nobody is at a port.
-    const UNREACHABLE: (u8, u8);
 
     /// For more than one receiver: multicast, or broadcast.
     fn is_group(address: &Address) -> bool;

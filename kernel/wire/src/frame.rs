@@ -40,13 +40,6 @@ pub trait Frame {
         walk.run(self)
     }
 
-    /// Makes the packet that long, from its link header on: its end is cut off, or zeros follow it.
-    /// It is one packet then, whatever it was.
-    fn resize(&mut self, length: u32) -> Result<(), Refused>;
-
-    /// Makes room for so many bytes between the link header and what follows it.
-    fn make_room(&mut self, bytes: u32) -> Result<(), Refused>;
-
     /// Says that the bytes past the link header now sum up to `difference` more, with nothing in
     /// them to make up for it: a sum that the NIC took over the packet has to follow.
     fn uncompensated(&mut self, difference: Sum);

@@ -33,10 +33,7 @@ pub struct Ipv4 {
 #[derive(Clone, Copy, Debug)]
 pub struct V4;
 
-/// Hops that an answer of the node's own has left.
-const HOPS: u8 = 64;
 const TTL: u32 = ETHERNET + 8;
-const TOTAL: u32 = ETHERNET + 2;
 const CHECKSUM: u32 = 10;
 const SOURCE: u32 = 12;
 const MORE: u16 = 0x2000_u16.to_be();
@@ -55,7 +52,6 @@ impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const ICMP_COVERS_ADDRESSES: bool = false;
     const ECHO: (u8, u8) = (8, 0);
-    const UNREACHABLE: (u8, u8) = (3, 3);
 
     #[inline(always)]
     fn source(header: &Ipv4) -> Address {
@@ -147,64 +143,10 @@ impl Family for V4 {
             .minus32(word(&from.destination))
             .plus32(word(&to.source))
             .plus32(word(&to.destination));
-        let words = [word(&to.source), word(&to.destination)];
-        // The packet's own header is where it always is: the cheap way.
-        if offset == ETHERNET {
-            let place = ETHERNET + CHECKSUM;
-            let checksum: u16 = frame.fixed(place).ok_or(Refused)?;
-            frame.store_fixed(place, change.correct(checksum))?;
-            frame.store_fixed(ETHERNET + SOURCE, words)?;
-        } else {
-            let checksum: u16 = frame.load(offset + CHECKSUM).ok_or(Refused)?;
-            frame.store(offset + CHECKSUM, change.correct(checksum))?;
-            frame.store(offset + SOURCE, words)?;
-        }
+        let checksum: u16 = frame.load(offset + CHECKSUM).ok_or(Refused)?;
+        frame.store(offset + CHECKSUM, change.correct(checksum))?;
+        frame.store(offset + SOURCE, [word(&to.source), word(&to.destination)])?;
         Ok(change)
-    }
-
-    #[inline(always)]
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "an answer is shorter than the field can say"
-    )]
-    fn turn(frame: &mut impl Frame, header: &Ipv4, length: u32) -> Result<(), Refused> {
-        let total = (length as u16).to_be();
-        let before = u16::from_ne_bytes([header.ttl, header.protocol]);
-        let after = u16::from_ne_bytes([HOPS, header.protocol]);
-        let checksum = Sum::ZERO
-            .minus16(header.total)
-            .plus16(total)
-            .minus16(before)
-            .plus16(after)
-            .correct(header.checksum);
-        frame.store_fixed(TOTAL, total)?;
-        frame.store_fixed(TTL, [after, checksum])?;
-        frame.store_fixed(ETHERNET + SOURCE, [header.destination, header.source])
-    }
-
-    #[inline(always)]
-    #[allow(clippy::cast_possible_truncation, reason = "as in `turn`")]
-    fn header(source: &Address, destination: &Address, protocol: u8, payload: u32) -> Ipv4 {
-        let mut header = Ipv4 {
-            version_length: 0x45,
-            service: 0,
-            total: ((Self::HEADER + payload) as u16).to_be(),
-            id: 0,
-            fragment: 0,
-            ttl: HOPS,
-            protocol,
-            checksum: 0,
-            source: word(source),
-            destination: word(destination),
-        };
-        header.checksum = Sum::ZERO
-            .plus16(u16::from_ne_bytes([header.version_length, 0]))
-            .plus16(header.total)
-            .plus16(u16::from_ne_bytes([HOPS, protocol]))
-            .plus32(header.source)
-            .plus32(header.destination)
-            .checksum();
-        header
     }
 
     #[inline(always)]

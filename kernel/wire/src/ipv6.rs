@@ -26,10 +26,7 @@ pub struct Ipv6 {
 #[derive(Clone, Copy, Debug)]
 pub struct V6;
 
-const PAYLOAD: u32 = ETHERNET + 4;
 const HOPS: u32 = ETHERNET + 6;
-/// Hops that an answer of the node's own has left.
-const LEFT: u8 = 64;
 const SOURCE: u32 = 8;
 
 #[inline(always)]
@@ -51,7 +48,6 @@ impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const ICMP_COVERS_ADDRESSES: bool = true;
     const ECHO: (u8, u8) = (128, 129);
-    const UNREACHABLE: (u8, u8) = (1, 4);
 
     #[inline(always)]
     fn source(header: &Ipv6) -> Address {
@@ -136,41 +132,9 @@ impl Family for V6 {
     ) -> Result<Sum, Refused> {
         let less = minus(minus(Sum::ZERO, &from.source), &from.destination);
         let change = plus(plus(less, &to.source), &to.destination);
-        // The packet's own header is where it always is: the cheap way.
-        if offset == ETHERNET {
-            frame.store_fixed(ETHERNET + SOURCE, to.source.words)?;
-            frame.store_fixed(ETHERNET + SOURCE + 16, to.destination.words)?;
-        } else {
-            frame.store(offset + SOURCE, to.source.words)?;
-            frame.store(offset + SOURCE + 16, to.destination.words)?;
-        }
+        frame.store(offset + SOURCE, to.source.words)?;
+        frame.store(offset + SOURCE + 16, to.destination.words)?;
         Ok(change)
-    }
-
-    #[inline(always)]
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "an answer is shorter than the field can say"
-    )]
-    fn turn(frame: &mut impl Frame, header: &Ipv6, length: u32) -> Result<(), Refused> {
-        let payload = (length.wrapping_sub(Self::HEADER) as u16).to_be();
-        let hops = u16::from_ne_bytes([header.next, LEFT]);
-        frame.store_fixed(PAYLOAD, [payload, hops])?;
-        frame.store_fixed(ETHERNET + SOURCE, header.destination)?;
-        frame.store_fixed(ETHERNET + SOURCE + 16, header.source)
-    }
-
-    #[inline(always)]
-    #[allow(clippy::cast_possible_truncation, reason = "as in `turn`")]
-    fn header(source: &Address, destination: &Address, protocol: u8, payload: u32) -> Ipv6 {
-        Ipv6 {
-            version_flow: [0x60, 0, 0, 0],
-            payload: (payload as u16).to_be(),
-            next: protocol,
-            hops: LEFT,
-            source: source.words,
-            destination: destination.words,
-        }
     }
 
     #[inline(always)]

@@ -13,7 +13,6 @@
 extern crate std;
 
 mod checksum;
-pub mod crc32c;
 mod ether;
 mod extension;
 mod family;

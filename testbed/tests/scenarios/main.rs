@@ -7,7 +7,6 @@
 mod floods;
 mod odd;
 mod ports;
-mod services;
 mod traffic;
 
 use watari_abi::{Counter, Reason};

@@ -4,12 +4,9 @@ mod admission;
 mod datagrams;
 mod errors;
 mod headers;
-mod refusals;
-mod services;
 mod stack;
 mod tcp;
 mod translation;
-mod uplinks;
 
 use crate::packets::Body;
 use crate::scene::Case;
@@ -26,9 +23,6 @@ pub fn cases(place: &Place) -> Vec<Case> {
         errors::add(&mut all, place, net);
         headers::add(&mut all, place, net);
         translation::add(&mut all, place, net);
-        services::add(&mut all, place, net);
-        refusals::add(&mut all, place, net);
-        uplinks::add(&mut all, place, net);
     }
     all
 }
@@ -61,23 +55,6 @@ fn to_client(flags: u8) -> Body {
         source: SERVER,
         destination: CLIENT,
         flags,
-    }
-}
-
-/// What a transport protocol carries from port to port.
-fn body(protocol: u8, source: u16, destination: u16, control: u8) -> Body {
-    match protocol {
-        TCP => Body::Tcp {
-            source,
-            destination,
-            flags: control,
-        },
-        SCTP => Body::Sctp {
-            source,
-            destination,
-            chunk: control,
-        },
-        _ => udp(source, destination),
     }
 }
 

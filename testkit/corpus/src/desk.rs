@@ -38,25 +38,7 @@ pub fn desk(world: &World, now: u64) -> Desk {
             .find(|(next_hop, _)| *next_hop == query.next_hop)
             .map_or(Route::None, |(_, answer)| *answer)
     });
-    fill(&mut desk.services, &world.services);
     desk
-}
-
-fn fill(tables: &mut watari_datapath::desk::Services, world: &crate::world::Services) {
-    tables.frontends.extend(world.frontends.iter().copied());
-    tables.port_ranges.extend(world.port_ranges.iter().copied());
-    tables.service_cidrs.clone_from(&world.service_cidrs);
-    tables.source_ranges.clone_from(&world.source_ranges);
-    tables.backends.extend(world.backends.iter().copied());
-    let (sets, slots) = world.stretches();
-    tables.sets.extend(sets);
-    tables.slots.extend(slots);
-    for (key, affinity) in &world.affinities {
-        tables.affinities.insert(*key, *affinity);
-    }
-    for (key, socket) in &world.sockets {
-        tables.sockets.insert(*key, *socket);
-    }
 }
 
 /// Runs a case. The error says what was otherwise.

@@ -18,5 +18,5 @@ mod world;
 
 pub use cases::cases;
 pub use packets::{Body, Extension, Mac, Packet, Part, arp, checksum};
-pub use scene::{Case, Entry, Out, Scene, Shot, TRANSLATED};
-pub use world::{Net, Place, Services, Who, World};
+pub use scene::{Case, Entry, Out, Scene, Shot};
+pub use world::{Net, Place, Who, World};

@@ -1,15 +1,9 @@
-use watari_abi::{
-    Address, Backend, Connection, ConnectionKey, Frontend, FrontendKey, Hook, Side, State, Tuple,
-    backend_flags, config_flags, flags,
-};
+use watari_abi::{Address, Connection, ConnectionKey, Hook, Side, State, Tuple, flags};
 use watari_datapath::desk::Input;
 use watari_datapath::{Route, Table, Verdict};
 
 use crate::packets::{Body, Packet};
 use crate::world::{Net, Place, Who, World};
-
-/// The only port that sources are translated to in [`Scene::with_services`].
-pub const TRANSLATED: u16 = 61_000;
 
 /// A sequence of packets in one world.
 #[derive(Clone)]
@@ -95,7 +89,7 @@ impl Case {
                 _ => 14,
             };
             let short = input.bytes.len() < least;
-            short || input.cookie != 0 || input.tagged || input.segment != 0 || !input.for_this_host
+            short || input.tagged || input.segment != 0 || !input.for_this_host
         };
         self.world.established_full || self.shots.iter().any(special)
     }
@@ -131,7 +125,6 @@ impl Scene {
         match hook {
             Hook::FromPod | Hook::FromUplink => packet.macs(from.mac(), self.place.host_mac),
             Hook::ToPod => packet.macs(to.host_mac(), to.mac()),
-            Hook::ToUplink => packet.macs(self.place.host_mac, to.mac()),
         }
     }
 
@@ -144,7 +137,7 @@ impl Scene {
         match hook {
             Hook::FromPod => of(from),
             Hook::ToPod => of(to),
-            Hook::FromUplink | Hook::ToUplink => self.place.uplink,
+            Hook::FromUplink => self.place.uplink,
         }
     }
 
@@ -256,61 +249,6 @@ impl Scene {
         connection.family = if key.low.is_mapped() { 4 } else { 6 };
         self.case.world.connections.push((table, key, connection));
         self
-    }
-
-    /// With Services, and this node's own addresses; sources are translated to one port alone.
-    #[must_use]
-    pub fn with_services(mut self) -> Self {
-        let config = &mut self.case.world.config;
-        config.flags |= config_flags::SERVICES;
-        config.v4 = Net::V4.of(Who::Node).into();
-        config.v6 = Net::V6.of(Who::Node).into();
-        (config.first_port, config.last_port) = (TRANSLATED, TRANSLATED);
-        self
-    }
-
-    /// With a Service's port there (zero for an entry of the address), as `change` makes it, whose
-    /// backends are these, for clients inside and outside. Each is numbered by its place, from one.
-    #[must_use]
-    pub fn serving(
-        mut self,
-        at: (Who, u16, u8),
-        backends: &[(Who, u16)],
-        change: impl FnOnce(&mut Frontend),
-    ) -> Self {
-        let key = self.frontend(at);
-        let services = &mut self.case.world.services;
-        let first = u32::try_from(services.backends.len()).expect("few") + 1;
-        let numbers: Vec<u32> = (first..).take(backends.len()).collect();
-        for (number, (who, port)) in numbers.iter().zip(backends) {
-            let backend = Backend {
-                address: self.net.of(*who).into(),
-                port: port.to_be(),
-                flags: backend_flags::READY,
-            };
-            services.backends.push((*number, backend));
-        }
-        let set = u32::try_from(services.sets.len()).expect("few") + 1;
-        services.sets.push((set, numbers));
-        let mut frontend = Frontend {
-            service: 7,
-            inside: set,
-            outside: set,
-            ..Frontend::default()
-        };
-        change(&mut frontend);
-        services.frontends.push((key, frontend));
-        self
-    }
-
-    /// The key of a Service's port.
-    pub fn frontend(&self, (who, port, protocol): (Who, u16, u8)) -> FrontendKey {
-        FrontendKey {
-            address: self.net.of(who).into(),
-            port: port.to_be(),
-            protocol,
-            pad: 0,
-        }
     }
 
     /// With a way to the other node.

@@ -1,9 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use watari_abi::{
-    Address, Affinity, AffinityKey, Backend, Config, Connection, ConnectionKey, Endpoint, Frontend,
-    FrontendKey, Link, PortRangeKey, PrefixKey, Remote, Set, SocketKey, SocketService,
-    SourceRangeKey, StackPort, Tuple,
+    Address, Config, Connection, ConnectionKey, Endpoint, Link, PrefixKey, Remote, StackPort, Tuple,
 };
 use watari_datapath::{Route, Table};
 
@@ -52,50 +50,11 @@ pub struct World {
     pub stack_ports: Vec<(StackPort, u64)>,
     /// `config`.
     pub config: Config,
-    /// The tables of Services.
-    pub services: Services,
     /// What the node's routes say of a next hop; not all runners have routes, see
     /// [`Case::needs_routes`](crate::Case::needs_routes).
     pub routes: Vec<(Address, Route)>,
     /// There is no room among the established.
     pub established_full: bool,
-}
-
-/// The tables of Services before the first packet.
-#[derive(Clone, Default)]
-pub struct Services {
-    /// `frontends`.
-    pub frontends: Vec<(FrontendKey, Frontend)>,
-    /// `port_ranges`.
-    pub port_ranges: Vec<(PortRangeKey, Frontend)>,
-    /// `service_cidrs`.
-    pub service_cidrs: Vec<PrefixKey>,
-    /// `sets`, with the backends in their slots.
-    pub sets: Vec<(u32, Vec<u32>)>,
-    /// `backends`.
-    pub backends: Vec<(u32, Backend)>,
-    /// `affinities`.
-    pub affinities: Vec<(AffinityKey, Affinity)>,
-    /// `source_ranges`.
-    pub source_ranges: Vec<SourceRangeKey>,
-    /// `sockets`.
-    pub sockets: Vec<(SocketKey, SocketService)>,
-}
-
-impl Services {
-    /// `sets` and `slots`.
-    #[allow(clippy::type_complexity, reason = "the entries of two tables")]
-    pub fn stretches(&self) -> (Vec<(u32, Set)>, Vec<(u32, u32)>) {
-        let (mut sets, mut slots) = (Vec::new(), Vec::new());
-        let mut base = 0;
-        for (number, members) in &self.sets {
-            let count = u32::try_from(members.len()).expect("few members");
-            slots.extend((base..).zip(members.iter().copied()));
-            sets.push((*number, Set { base, count }));
-            base += count;
-        }
-        (sets, slots)
-    }
 }
 
 /// The addresses of one family.

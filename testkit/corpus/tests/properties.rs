@@ -1,7 +1,7 @@
 //! What holds for any packet, on the desk.
 
 use proptest::prelude::*;
-use watari_abi::{Hook, State, Translation, translation};
+use watari_abi::{Hook, State, Translation, TranslationKind};
 use watari_corpus::{Body, Net, Packet, Place, Scene, Who, checksum, desk};
 use watari_datapath::desk::Input;
 use watari_datapath::{Route, Table, Verdict};
@@ -281,14 +281,11 @@ fn translated(
     let tuple = net.tuple(opener, end, packet.protocol());
     let mut connection = scene.connection(State::Established, 0);
     connection.translation = Translation {
-        source: net.of(opener.0).into(),
-        destination: net.of(believed.0).into(),
-        source_port: opener.1.to_be(),
-        destination_port: believed.1.to_be(),
-        kind: translation::DESTINATION,
-        pad: [0; 3],
+        address: net.of(believed.0).into(),
+        port: believed.1.to_be(),
+        kind: TranslationKind::Destination as u8,
+        pad: 0,
         service: 1,
-        backend: 1,
     };
     let table = if packet.protocol() == 6 {
         Table::Established

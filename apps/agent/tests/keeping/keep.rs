@@ -29,7 +29,6 @@ fn the_datapath_becomes_what_store_and_cluster_say() {
             at(pod.link(), Hook::FromPod),
             at(pod.link(), Hook::ToPod),
             at("eth0", Hook::FromUplink),
-            at("eth0", Hook::ToUplink),
         ]);
         assert_eq!(tables.hooks, hooks);
         let addresses: Vec<_> = tables.endpoints.keys().map(ToString::to_string).collect();

@@ -2,9 +2,7 @@
 //! it repairs, what it takes back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod health;
 mod keep;
 mod reclaim;
 mod recover;
-mod services;
 mod world;

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use watari_agent::{Daemon, Kept, Kernel, Options, Status};
+use watari_agent::{Daemon, Kept, Options, Status};
 use watari_bpf::FakeDatapath;
-use watari_bpf::balance::{Balancer, Memory};
 use watari_ipam::{Holder, Millis, Pool, PoolId, Subnet, Wish};
 use watari_model::{Attachment, ContainerId, HostPrefix, IfName, NetworkName, PodName};
 use watari_netlink::{Handle, Netns, create};
@@ -18,8 +17,6 @@ pub type Agent = Daemon<FakeDatapath>;
 
 pub struct Node {
     pub netns: TestNetns,
-    /// The tables of Services, which outlive an agent.
-    pub tables: Memory,
 }
 
 pub struct Pod {
@@ -35,7 +32,6 @@ impl Node {
     pub fn new() -> Self {
         let netns = TestNetns::new("node");
         for words in [
-            "ip link set lo up",
             "ip link add eth0 type veth peer name fabric",
             "ip link set eth0 up",
             "ip link set fabric up",
@@ -50,8 +46,7 @@ impl Node {
                 std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
             }
         });
-        let tables = Memory::default();
-        Self { netns, tables }
+        Self { netns }
     }
 
     pub fn options(&self) -> Options {
@@ -178,20 +173,8 @@ impl Node {
             let mut host = Handle::open().unwrap();
             let links = host.links().unwrap().into_iter();
             kernel.links = links.map(|link| link.name).collect();
-            let open = |datapath: FakeDatapath| Kernel {
-                datapath,
-                balancing: Box::new(Balancer::open(&self.tables).unwrap()),
-                pins: None,
-            };
-            let tables = self.tables.clone();
-            let reload = Box::new(move || {
-                Ok(Kernel {
-                    datapath: FakeDatapath::default(),
-                    balancing: Box::new(Balancer::open(&tables)?),
-                    pins: None,
-                })
-            });
-            work(&mut Daemon::new(options, open(kernel), reload).unwrap())
+            let reload = Box::new(|| Ok(FakeDatapath::default()));
+            work(&mut Daemon::new(options, kernel, reload).unwrap())
         })
     }
 }

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use watari_bpf::{BpfError, PodHooks, PodLink, netns_cookie};
+use watari_bpf::{BpfError, PodHooks, PodLink};
 use watari_cni_spec::{CniError, Code};
 use watari_model::IfName;
-use watari_netlink::Netns;
 use watari_store::EndpointRecord;
 use watari_tables::Endpoint;
 
@@ -42,7 +41,7 @@ fn link<'a>(tables: &'a Endpoint, addresses: &'a [IpAddr]) -> PodLink<'a> {
 }
 
 /// Registers a pod whose link stands, and attaches the programs to it.
-pub fn add(root: &Path, tables: &Endpoint, netns: &Netns) -> Result<(), CniError> {
+pub fn add(root: &Path, tables: &Endpoint) -> Result<(), CniError> {
     let Some(mut hooks) = open(root)? else {
         // On a node without an agent there is nothing to say. Only the runtime's log keeps this: a
         // result has no place for it.
@@ -57,16 +56,6 @@ pub fn add(root: &Path, tables: &Endpoint, netns: &Netns) -> Result<(), CniError
         return Ok(());
     };
     let addresses = addresses(tables);
-    let cookie = netns
-        .within(netns_cookie)
-        .map_err(|error| CniError::new(Code::KERNEL, error.to_string()))?
-        .map_err(|error| failed(&error))?;
-    // Before its first packet.
-    if let Some(cookie) = cookie {
-        hooks
-            .set_client(cookie, &addresses)
-            .map_err(|error| failed(&error))?;
-    }
     hooks
         .add(&link(tables, &addresses))
         .map_err(|error| failed(&error))

@@ -69,7 +69,7 @@ pub fn add(request: &Request, conf: &NetConf) -> Result<CniResult, CniError> {
         .map_err(CreateError::Kernel)
         .and_then(|()| create(&record.tables, &mut host, &netns))
         .map_err(|error| create_error(&error))
-        .and_then(|_| fast::add(&own.bpf_root, &record.tables, &netns));
+        .and_then(|_| fast::add(&own.bpf_root, &record.tables));
     if let Err(error) = made {
         // The link that an earlier ADD of this attachment made may be there still, and the lease
         // that is given up is its own too.

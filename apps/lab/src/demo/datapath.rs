@@ -78,7 +78,7 @@ fn road(rows: &str, from: IpAddr, to: IpAddr) -> Result<String> {
 }
 
 /// What this program says when it is called so.
-pub fn tell(words: &[&str], place: &[&str]) -> Result<String> {
+fn tell(words: &[&str], place: &[&str]) -> Result<String> {
     let mut command = Command::new(SELF);
     command.arg0("watari").args(words).args(place);
     let output = command

@@ -2,7 +2,6 @@
 
 mod datapath;
 mod probe;
-mod service;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -57,9 +56,8 @@ pub fn demo(name: &Label, options: &Options, out: &mut impl Write) -> Result<boo
     let promises = promises(&places, out)?;
     let port = host_port(&places, out)?;
     let datapath = datapath::show(&lab, &places, out)?;
-    let service = service::show(&lab, &places, out)?;
     next(name, out)?;
-    Ok(owners && promises && port && datapath && service)
+    Ok(owners && promises && port && datapath)
 }
 
 fn title(out: &mut impl Write, text: &str) -> Result<()> {
@@ -73,7 +71,7 @@ fn apply(lab: &OpenLab, out: &mut impl Write) -> Result<()> {
         let Object::Pod(pod) = &manifest.object else {
             continue;
         };
-        let applied = pod::apply(lab, pod, None)?;
+        let applied = pod::apply(lab, pod)?;
         match applied.outcome {
             Outcome::Created { node, addresses } => {
                 writeln!(out, "{:8} {node}  {addresses}", applied.key.name)?;

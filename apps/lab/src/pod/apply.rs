@@ -1,6 +1,6 @@
 use std::fs;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::cgroup::Cgroup;
@@ -11,7 +11,7 @@ use crate::paths;
 use crate::state::OpenLab;
 use crate::{Label, process};
 
-use super::plan::{self, Identity, Owner, PodKey, PodPlan};
+use super::plan::{self, Identity, PodKey, PodPlan};
 use super::store::{self, FoundPod, PodDir};
 use super::{delete, honoured, supervisor};
 
@@ -44,12 +44,12 @@ pub enum Outcome {
     Failed(anyhow::Error),
 }
 
-/// Makes one pod, unless it is there; `owner` is the workload that wants it.
-pub fn apply(lab: &OpenLab, pod: &Pod, owner: Option<Owner>) -> Result<Applied> {
+/// Makes one pod, unless it is there.
+pub fn apply(lab: &OpenLab, pod: &Pod) -> Result<Applied> {
     let key = plan::key_of(pod);
     let not_honoured = honoured::not_honoured(pod);
     let outcome = match place(lab, pod, &key)? {
-        Placed::New(new) => match bring_up(lab, pod, &key, &new, owner) {
+        Placed::New(new) => match bring_up(lab, pod, &key, &new) {
             Ok(addresses) => Outcome::Created {
                 node: new.node.to_string(),
                 addresses,
@@ -136,16 +136,8 @@ fn choose(lab: &OpenLab, pod: &Pod) -> Result<Label> {
     Ok(best.context("the lab has no node")?.1.clone())
 }
 
-fn bring_up(
-    lab: &OpenLab,
-    pod: &Pod,
-    key: &PodKey,
-    new: &NewPod,
-    owner: Option<Owner>,
-) -> Result<String> {
-    // What Services need to know of it is read now, not when nobody looks.
-    watari_manifests::cluster_pod(pod).map_err(|(path, reason)| anyhow!("{path}: {reason}"))?;
-    let plan = plan::plan(pod, new.node.as_str(), &identity(&lab.lab)?, owner)?;
+fn bring_up(lab: &OpenLab, pod: &Pod, key: &PodKey, new: &NewPod) -> Result<String> {
+    let plan = plan::plan(pod, new.node.as_str(), &identity(&lab.lab)?)?;
     new.dir.write_plan(&plan)?;
     make_cgroups(lab, &new.node, &plan)?;
     let (lab, node) = (lab.lab.name.as_str(), new.node.as_str());

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -32,8 +31,11 @@ pub fn start(
         .open(&log)
         .with_context(|| format!("open the log of container {}", container.name))?;
     let errors = output.try_clone().context("share the log")?;
-    let own = env::resolve(&container.env, pod, addresses);
-    let words = container.command.iter().map(|word| env::expand(word, &own));
+    let variables = env::resolve(&container.env, pod, addresses);
+    let words = container
+        .command
+        .iter()
+        .map(|word| env::expand(word, &variables));
     // The program starts through this binary: it joins the cgroup before it is the program.
     let child = Command::new(SELF)
         .arg0("watari")
@@ -42,7 +44,12 @@ pub fn start(
         .arg("--")
         .args(words)
         .env_clear()
-        .envs(variables(pod, container, addresses))
+        .env("PATH", PATH)
+        .env("HOME", "/root")
+        .env("HOSTNAME", &pod.hostname)
+        .env("WATARI_NAME", pod.key.to_string())
+        .env("WATARI_NODE", &pod.node)
+        .envs(&variables)
         .current_dir(container.working_dir.as_deref().unwrap_or("/"))
         .stdin(Stdio::null())
         .stdout(output)
@@ -50,25 +57,6 @@ pub fn start(
         .spawn()
         .with_context(|| format!("start container {}", container.name))?;
     i32::try_from(child.id()).context("a process id out of range")
-}
-
-/// All variables of a container's programs.
-pub fn variables(
-    pod: &PodPlan,
-    container: &ContainerPlan,
-    addresses: &Addresses,
-) -> BTreeMap<String, String> {
-    let usual = [
-        ("PATH", PATH.to_owned()),
-        ("HOME", "/root".to_owned()),
-        ("HOSTNAME", pod.hostname.clone()),
-        ("WATARI_NAME", pod.key.to_string()),
-        ("WATARI_NODE", pod.node.clone()),
-    ];
-    let usual = usual.map(|(name, value)| (name.to_owned(), value));
-    let mut all = BTreeMap::from(usual);
-    all.extend(env::resolve(&container.env, pod, addresses));
-    all
 }
 
 /// The started side: joins the cgroup and becomes the program. Comes back only with an error.

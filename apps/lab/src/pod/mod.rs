@@ -8,16 +8,14 @@ mod files;
 mod honoured;
 mod network;
 mod plan;
-mod probe;
 mod status;
 mod store;
 mod supervisor;
-mod teller;
 
 pub use apply::{Applied, Outcome, apply};
 pub use container::{become_program, run as run_container};
 pub use delete::{delete, run_detach};
-pub use plan::{Owner, PodKey, PodPlan};
+pub use plan::{PodKey, PodPlan};
 pub use status::{ContainerState, ContainerStatus, Phase, PodStatus};
-pub use store::{FoundPod, find, get, list, mark_terminating, now_s};
+pub use store::{FoundPod, find, list};
 pub use supervisor::run as run_supervisor;

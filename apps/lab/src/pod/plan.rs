@@ -4,14 +4,12 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use watari_manifests::ObjectId;
 use watari_model::Protocol;
 
 use crate::layout::SCHEMA;
 
 use super::env::{self, EnvPlan};
 use super::files;
-use super::probe::{self, ProbePlan};
 
 /// How long a pod may take to end when nothing else is said, in seconds (as in Kubernetes).
 const GRACE_S: u64 = 30;
@@ -95,9 +93,6 @@ pub struct PodPlan {
     pub resolver: String,
     /// `hostAliases`, as lines of `/etc/hosts`.
     pub host_aliases: String,
-    /// What made it, if that is a workload.
-    #[serde(default)]
-    pub owner: Option<Owner>,
     /// What happens when a container ends.
     pub restart: Restart,
     /// How long it may take to end, in seconds.
@@ -137,40 +132,6 @@ pub struct ContainerPlan {
     pub env: Vec<EnvPlan>,
     /// Where it starts; `/` when absent.
     pub working_dir: Option<String>,
-    /// How it is known that it is ready; ready as soon as it runs when absent.
-    #[serde(default)]
-    pub readiness: Option<ProbePlan>,
-    /// How long it goes on as before when the pod is to end (`lifecycle.preStop.sleep`), in seconds.
-    #[serde(default)]
-    pub linger_s: u64,
-}
-
-/// The workload that a pod is of.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Owner {
-    /// Its `kind`.
-    pub kind: String,
-    /// Its `metadata.name`; the namespace is the pod's.
-    pub name: String,
-}
-
-impl Owner {
-    /// That object.
-    pub fn of(id: &ObjectId) -> Self {
-        Self {
-            kind: id.kind.clone(),
-            name: id.name.clone(),
-        }
-    }
-
-    /// Back from [`Self::of`].
-    pub fn id(&self, namespace: &str) -> ObjectId {
-        ObjectId {
-            kind: self.kind.clone(),
-            namespace: namespace.to_owned(),
-            name: self.name.clone(),
-        }
-    }
 }
 
 /// What makes a pod of this run different from any other.
@@ -221,12 +182,7 @@ pub fn key_of(pod: &Pod) -> PodKey {
 }
 
 /// Decides everything about a pod that can be decided before it has an address.
-pub fn plan(
-    pod: &Pod,
-    node: &str,
-    identity: &Identity,
-    owner: Option<Owner>,
-) -> Result<PodPlan, PlanError> {
+pub fn plan(pod: &Pod, node: &str, identity: &Identity) -> Result<PodPlan, PlanError> {
     let Some(spec) = &pod.spec else {
         return refuse("spec", "missing");
     };
@@ -247,7 +203,6 @@ pub fn plan(
         fqdn,
         resolver: files::resolver(spec, identity.nameserver)?,
         host_aliases: files::host_aliases(spec)?,
-        owner,
         restart: restart(spec)?,
         grace_s: spec
             .termination_grace_period_seconds
@@ -319,8 +274,6 @@ fn containers(spec: &PodSpec) -> Result<Vec<ContainerPlan>, PlanError> {
             name: container.name.clone(),
             command: command(container),
             env: env::plan(container, &path)?,
-            readiness: probe::plan(container, &path)?,
-            linger_s: probe::linger_s(container),
             working_dir: container
                 .working_dir
                 .clone()

@@ -39,9 +39,6 @@ pub struct ContainerStatus {
     pub name: String,
     /// What it does.
     pub state: ContainerState,
-    /// It runs, and its readiness probe, if it has one, says that it is ready.
-    #[serde(default)]
-    pub ready: bool,
     /// How often it was started again.
     pub restarts: u32,
 }
@@ -77,15 +74,13 @@ pub enum ContainerState {
 }
 
 impl PodStatus {
-    /// How many containers are ready, and how many there are.
+    /// How many containers run, and how many there are.
     pub fn ready(&self) -> (usize, usize) {
-        let count = self.containers.iter().filter(|one| one.ready).count();
+        let running = |container: &&ContainerStatus| {
+            matches!(container.state, ContainerState::Running { .. })
+        };
+        let count = self.containers.iter().filter(running).count();
         (count, self.containers.len())
-    }
-
-    /// All containers are ready.
-    pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Running && self.containers.iter().all(|one| one.ready)
     }
 
     /// What `get pods` shows: the phase, or why a container does not run.

@@ -57,11 +57,6 @@ impl PodDir {
         self.path.join("grace")
     }
 
-    /// Exists once the pod is to end.
-    pub fn terminating(&self) -> PathBuf {
-        self.path.join("terminating")
-    }
-
     /// Reads the plan; none when `apply` did not come so far.
     pub fn plan(&self) -> Result<Option<PodPlan>> {
         self.read("pod.json")
@@ -110,8 +105,6 @@ pub struct FoundPod {
     pub plan: Option<PodPlan>,
     /// How it is; none when it never came up.
     pub status: Option<PodStatus>,
-    /// It is to end: no endpoint for new connections any more.
-    pub terminating: bool,
     /// Its cgroup.
     pub cgroup: Cgroup,
 }
@@ -126,7 +119,6 @@ impl FoundPod {
             if !over && cgroup.child(HOLDER).processes()?.is_empty() {
                 status.phase = Phase::Lost;
                 for container in &mut status.containers {
-                    container.ready = false;
                     if let ContainerState::Running { .. } = container.state {
                         let reason = "Lost".to_owned();
                         container.state = ContainerState::Waiting {
@@ -140,7 +132,6 @@ impl FoundPod {
         Ok(Self {
             key,
             node: node.name.clone(),
-            terminating: dir.terminating().exists(),
             dir,
             plan,
             status,
@@ -198,14 +189,6 @@ pub fn find(lab: &OpenLab, namespace: &str, text: &str) -> Result<FoundPod> {
         "lab {0} has no pod {key}: see watari lab get pods --lab {0}",
         lab.lab.name
     )
-}
-
-/// Notes that a pod is to end; well when it is gone.
-pub fn mark_terminating(pod: &FoundPod) -> Result<()> {
-    if !pod.dir.path().is_dir() {
-        return Ok(());
-    }
-    paths::write(&pod.dir.terminating(), "")
 }
 
 /// Seconds since 1970.

@@ -1,11 +1,6 @@
 use std::fs;
-use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,11 +21,9 @@ use crate::{Label, mounts, state};
 
 use super::env::Addresses;
 use super::network::Sandbox;
-use super::plan::{ContainerPlan, PodKey, PodPlan, Restart};
-use super::probe::{Children, Probe, Watched};
+use super::plan::{PodKey, PodPlan, Restart};
 use super::status::{ContainerState, ContainerStatus, Phase, PodStatus};
 use super::store::{PodDir, now_s};
-use super::teller::Teller;
 use super::{container, files};
 
 /// The wait before the second start of a container that ended; doubles with each.
@@ -62,10 +55,6 @@ pub fn run(lab: &Label, node: &Label, key: &PodKey) -> Result<()> {
 struct Slot {
     pid: Option<i32>,
     start_at: Option<Instant>,
-    /// When it is told to end, once the pod is to.
-    end_at: Option<Instant>,
-    /// What its readiness probe found, if it has one.
-    watched: Option<Arc<Watched>>,
     started: Instant,
     wait: Duration,
 }
@@ -78,17 +67,12 @@ struct Supervisor {
     status: PodStatus,
     slots: Vec<Slot>,
     signals: SignalFd,
-    /// Written to by probes when they find something new.
-    woken: UnixStream,
-    children: Children,
-    teller: Teller,
     /// When what still runs is killed.
     stop_at: Option<Instant>,
 }
 
 impl Supervisor {
     fn make(lab: &Label, node: &Label, key: &PodKey, cgroup: Cgroup) -> Result<Self> {
-        let teller = Teller::new(lab)?;
         let lab_dir = LabDir::of(lab);
         let lab = state::read(&lab_dir)?.context("the lab is being taken down")?;
         let path = lab_dir.node(node).pods().join(key.directory());
@@ -121,19 +105,10 @@ impl Supervisor {
             pod: text(&pod),
             host: text(&host),
         };
-        let mut supervisor = Self::new(plan, dir, cgroup, addresses, teller)?;
-        supervisor.start_due();
-        supervisor.publish()?;
-        Ok(supervisor)
+        Self::new(plan, dir, cgroup, addresses)
     }
 
-    fn new(
-        plan: PodPlan,
-        dir: PodDir,
-        cgroup: Cgroup,
-        addresses: Addresses,
-        teller: Teller,
-    ) -> Result<Self> {
+    fn new(plan: PodPlan, dir: PodDir, cgroup: Cgroup, addresses: Addresses) -> Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [
             Signal::SIGCHLD,
@@ -150,30 +125,17 @@ impl Supervisor {
         // sandbox's own process.
         nix::sys::prctl::set_child_subreaper(true).context("adopt orphans")?;
         let now = Instant::now();
-        let (woken, wake) = UnixStream::pair().context("make a pair of sockets")?;
-        woken.set_nonblocking(true).context("set up a socket")?;
-        wake.set_nonblocking(true).context("set up a socket")?;
-        let children = Children::default();
         let (mut slots, mut containers) = (Vec::new(), Vec::new());
         for container in &plan.containers {
-            let probed = Probed {
-                plan: &plan,
-                container,
-                cgroup: cgroup.child(&container_group(&container.name)),
-                addresses: &addresses,
-            };
             slots.push(Slot {
                 pid: None,
                 start_at: Some(now),
-                end_at: None,
-                watched: probed.start(&children, &wake)?,
                 started: now,
                 wait: Duration::ZERO,
             });
             containers.push(ContainerStatus {
                 name: container.name.clone(),
                 state: waiting("ContainerCreating", None),
-                ready: false,
                 restarts: 0,
             });
         }
@@ -183,7 +145,7 @@ impl Supervisor {
             host_ips: addresses.host.clone(),
             containers,
         };
-        Ok(Self {
+        let mut supervisor = Self {
             plan,
             dir,
             cgroup,
@@ -191,11 +153,11 @@ impl Supervisor {
             status,
             slots,
             signals,
-            woken,
-            children,
-            teller,
             stop_at: None,
-        })
+        };
+        supervisor.start_due();
+        supervisor.publish()?;
+        Ok(supervisor)
     }
 
     /// Starts, reaps and stops until the pod is to end.
@@ -208,10 +170,7 @@ impl Supervisor {
                     self.stop();
                 }
             }
-            // How often it was woken does not matter.
-            while matches!(self.woken.read(&mut [0; 64]), Ok(1..)) {}
             self.reap();
-            self.end_due();
             match self.stop_at {
                 Some(_) if self.slots.iter().all(|slot| slot.pid.is_none()) => {
                     return self.publish();
@@ -227,11 +186,11 @@ impl Supervisor {
     /// Sleeps until a signal or the next thing to do.
     fn wait(&self) -> Result<()> {
         let now = Instant::now();
-        let due = self
-            .slots
-            .iter()
-            .flat_map(|slot| [slot.start_at, slot.end_at]);
-        let next = due.chain([self.stop_at]).flatten().min();
+        let due = self.slots.iter().filter_map(|slot| slot.start_at);
+        let next = match self.stop_at {
+            Some(at) => Some(at),
+            None => due.min(),
+        };
         let timeout = match next {
             None => PollTimeout::NONE,
             // One more millisecond: the timeout is cut to whole ones.
@@ -240,10 +199,10 @@ impl Supervisor {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
-        let mut set = [
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.woken.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut set = [PollFd::new(
+            std::os::fd::AsFd::as_fd(&self.signals),
+            PollFlags::POLLIN,
+        )];
         match poll(&mut set, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("wait for signals"),
@@ -268,7 +227,6 @@ impl Supervisor {
         match started {
             Ok(pid) => {
                 slot.pid = Some(pid);
-                slot.watch(pid);
                 slot.started = Instant::now();
                 self.status.containers[at].state = ContainerState::Running {
                     pid,
@@ -295,15 +253,12 @@ impl Supervisor {
                 .slots
                 .iter()
                 .position(|slot| slot.pid == Some(pid.as_raw()));
-            let Some(at) = found else {
-                self.children.ended(pid.as_raw(), code);
-                continue;
-            };
-            self.slots[at].pid = None;
-            self.slots[at].watch(0);
-            // What it started ends with it, as with a container's own process namespace.
-            self.kill_group(at);
-            self.ended(at, code);
+            if let Some(at) = found {
+                self.slots[at].pid = None;
+                // What it started ends with it, as with a container's own process namespace.
+                self.kill_group(at);
+                self.ended(at, code);
+            }
         }
     }
 
@@ -330,20 +285,17 @@ impl Supervisor {
         slot.wait = (slot.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
     }
 
-    /// Asks every container to end, now or after it lingered, and sets the time when they are made
-    /// to.
+    /// Asks every container to end, and sets the time when they are made to.
     fn stop(&mut self) {
         let given = fs::read_to_string(self.dir.grace()).unwrap_or_default();
         let grace = given.trim().parse().unwrap_or(self.plan.grace_s);
         // A day is as good as for ever, and can be added to any time.
-        let now = Instant::now();
-        self.stop_at = Some(now + Duration::from_secs(grace.min(86_400)));
+        self.stop_at = Some(Instant::now() + Duration::from_secs(grace.min(86_400)));
         for at in 0..self.slots.len() {
             self.slots[at].start_at = None;
             match self.slots[at].pid {
-                Some(_) => {
-                    let linger = self.plan.containers[at].linger_s.min(grace);
-                    self.slots[at].end_at = Some(now + Duration::from_secs(linger.min(86_400)));
+                Some(pid) => {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
                 None => {
                     if let ContainerState::Waiting { last_exit, .. } =
@@ -351,19 +303,6 @@ impl Supervisor {
                     {
                         self.ended(at, last_exit.unwrap_or(0));
                     }
-                }
-            }
-        }
-    }
-
-    /// Tells those to end whose time has come.
-    fn end_due(&mut self) {
-        let now = Instant::now();
-        for slot in &mut self.slots {
-            if slot.end_at.is_some_and(|at| at <= now) {
-                slot.end_at = None;
-                if let Some(pid) = slot.pid {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
             }
         }
@@ -387,65 +326,8 @@ impl Supervisor {
     }
 
     fn publish(&mut self) -> Result<()> {
-        for (slot, status) in self.slots.iter().zip(&mut self.status.containers) {
-            status.ready = slot.is_ready();
-        }
         self.status.settle();
-        self.dir.write_status(&self.status)?;
-        // Of a pod that ended because it was to, whoever ended it tells.
-        let going = self.stop_at.is_some() && self.slots.iter().all(|slot| slot.pid.is_none());
-        if !going {
-            self.teller.tell(self.status.is_ready());
-        }
-        Ok(())
-    }
-}
-
-impl Slot {
-    /// The probe is about this process from now on; 0 for none.
-    fn watch(&self, pid: i32) {
-        if let Some(watched) = &self.watched {
-            watched.ready.store(false, Ordering::Release);
-            watched.pid.store(pid, Ordering::Release);
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        let watched = self.watched.as_ref();
-        self.pid.is_some() && watched.is_none_or(|watched| watched.ready.load(Ordering::Acquire))
-    }
-}
-
-/// A container whose probe is to be started, if it has one.
-struct Probed<'a> {
-    plan: &'a PodPlan,
-    container: &'a ContainerPlan,
-    cgroup: Cgroup,
-    addresses: &'a Addresses,
-}
-
-impl Probed<'_> {
-    fn start(self, children: &Children, wake: &UnixStream) -> Result<Option<Arc<Watched>>> {
-        let Some(probe) = self.container.readiness.clone() else {
-            return Ok(None);
-        };
-        let first = self.addresses.pod.first();
-        let address = first.context("the pod has no address to be asked at")?;
-        let watched = Arc::new(Watched {
-            pid: AtomicI32::new(0),
-            ready: AtomicBool::new(false),
-        });
-        let probe = Probe {
-            plan: probe,
-            address: address.parse().context("read the pod's address")?,
-            cgroup: self.cgroup,
-            variables: container::variables(self.plan, self.container, self.addresses),
-            children: children.clone(),
-            watched: Arc::clone(&watched),
-            wake: wake.try_clone().context("share a socket")?,
-        };
-        probe.start();
-        Ok(Some(watched))
+        self.dir.write_status(&self.status)
     }
 }
 

@@ -1,13 +1,7 @@
 //! `watari lab`: a cluster on one machine.
 
 mod agent;
-mod apply;
-mod delete;
-mod files;
-mod get;
-mod kinds;
-mod logs;
-mod objects;
+mod pods;
 mod show;
 
 use std::fs;
@@ -35,15 +29,13 @@ enum Command {
     Up(Up),
     /// Take a lab down, in whatever state it is.
     Down,
-    /// Bring the lab to what manifests say: Pods, Deployments, Services, EndpointSlices.
-    Apply(apply::Apply),
-    /// Change how many pods a workload has.
-    Scale(apply::Scale),
-    /// End pods, and remove workloads, Services and EndpointSlices.
-    Delete(delete::Delete),
-    /// List pods, Services, EndpointSlices, Deployments, nodes or labs.
-    Get(get::Get),
-    /// Run a program inside a node, a pod, the fabric, or the host outside.
+    /// Make the pods of manifests that are not there yet.
+    Apply(pods::Apply),
+    /// End pods and remove all of them.
+    Delete(pods::Delete),
+    /// List pods, nodes or labs.
+    Get(show::Get),
+    /// Run a program inside a node, a pod or the fabric.
     Exec {
         #[command(flatten)]
         place: Place,
@@ -59,15 +51,11 @@ enum Command {
     /// Show addresses, routes, neighbours and links of a node, a pod or the fabric.
     Inspect(show::Inspect),
     /// Print what a pod's container wrote.
-    Logs(logs::Logs),
+    Logs(pods::Logs),
     /// Start, end or look at the agents of nodes.
     Agent(agent::Agent),
     #[command(hide = true)]
     FabricInit,
-    #[command(hide = true)]
-    OutsideInit,
-    #[command(hide = true)]
-    PublishInit,
     #[command(hide = true)]
     NodeInit { node: Label },
     #[command(hide = true)]
@@ -111,7 +99,7 @@ struct Up {
 /// A node, a pod or the fabric.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// A node, `[NAMESPACE/]NAME` of a pod, `fabric`, or `outside` for the host outside the cluster.
+    /// A node, `[NAMESPACE/]NAME` of a pod, or `fabric`.
     #[arg(required_unless_present = "node")]
     target: Option<String>,
     /// The node, instead of a target.
@@ -138,7 +126,6 @@ impl Args {
             Command::Up(up) => up.run(lab),
             Command::Down => down(lab.as_ref()),
             Command::Apply(apply) => apply.run(lab.as_ref()),
-            Command::Scale(scale) => scale.run(lab.as_ref()),
             Command::Delete(delete) => delete.run(lab.as_ref()),
             Command::Get(get) => get.run(lab.as_ref()),
             Command::Exec { place, words } => {
@@ -155,8 +142,6 @@ impl Args {
             Command::Logs(logs) => logs.run(lab.as_ref()),
             Command::Agent(agent) => agent.run(lab.as_ref()),
             Command::FabricInit => done(watari_lab::run_fabric(&required(lab)?)),
-            Command::OutsideInit => done(watari_lab::run_outside(&required(lab)?)),
-            Command::PublishInit => done(watari_lab::run_publish(&required(lab)?)),
             Command::NodeInit { node } => done(watari_lab::run_node(&required(lab)?, &node)),
             Command::AgentInit { node } => Err(watari_lab::run_agent(&required(lab)?, &node)),
             Command::PodInit {

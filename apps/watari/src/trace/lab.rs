@@ -156,7 +156,6 @@ impl Names for LabNodes {
         };
         let pod = match Target::find(&self.lab, namespace, name)? {
             Target::Fabric => bail!("the fabric sends nothing of its own: name an address"),
-            Target::Outside => bail!("the host outside has no node: name its address"),
             Target::Node(name) => {
                 let node = self.lab.lab.node(&name);
                 return node

@@ -1,5 +1,3 @@
-#[cfg(feature = "load")]
-mod cgroup;
 mod netlink;
 
 use std::fs;
@@ -8,10 +6,6 @@ use std::path::PathBuf;
 use watari_abi::Hook;
 use watari_model::IfName;
 
-#[cfg(feature = "load")]
-pub use self::cgroup::cgroup_root;
-#[cfg(feature = "load")]
-pub(crate) use self::cgroup::{Cgroup, SocketHooks, replace};
 use self::netlink::{Filter, HANDLE, PRIORITY, TrafficControl};
 use crate::error::{BpfError, Doing};
 use crate::links::{self, Names};
@@ -87,7 +81,7 @@ impl Found {
 }
 
 fn is_egress(hook: Hook) -> bool {
-    matches!(hook, Hook::ToPod | Hook::ToUplink)
+    matches!(hook, Hook::ToPod)
 }
 
 fn filter_name(hook: Hook) -> String {

@@ -1,6 +1,6 @@
 //! How entries of another ABI become entries of this one.
 
-use watari_abi::{OTHER_ABI, OWN_ABI, maps};
+use watari_abi::{OTHER_ABI, maps};
 
 /// From the bytes of an old value to those of a new one; none for a value that makes no sense.
 pub(super) type Convert = fn(&[u8]) -> Option<Vec<u8>>;
@@ -13,10 +13,10 @@ const OTHER_MORE: usize = 8;
 /// A map that is not named here and has the same layout in both is taken over as it is; one of
 /// another layout starts empty. So whoever raises the ABI version names here what goes on living.
 const KNOWN: &[(u32, u32, &str, Convert)] = &[
-    (OWN_ABI, OTHER_ABI, maps::ESTABLISHED, longer),
-    (OWN_ABI, OTHER_ABI, maps::TRANSIENT, longer),
-    (OTHER_ABI, OWN_ABI, maps::ESTABLISHED, shorter),
-    (OTHER_ABI, OWN_ABI, maps::TRANSIENT, shorter),
+    (1, OTHER_ABI, maps::ESTABLISHED, longer),
+    (1, OTHER_ABI, maps::TRANSIENT, longer),
+    (OTHER_ABI, 1, maps::ESTABLISHED, shorter),
+    (OTHER_ABI, 1, maps::TRANSIENT, shorter),
 ];
 
 /// The conversion of a map's values, if there is one.

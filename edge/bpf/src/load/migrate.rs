@@ -278,44 +278,26 @@ fn copy_plain(
     over: bool,
 ) -> std::io::Result<()> {
     let is_array = matches!(new.info().kind, Some(MapKind::Array | MapKind::PerCpuArray));
-    // Every entry of an array is there, and the new programs count in it.
-    if is_array && !over {
-        return Ok(());
-    }
     let mut walk = Walk::new(old);
     while let Some(chunk) = walk.next_chunk()? {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (key, value) in chunk {
             let Some(value) = converted(value, convert) else {
                 continue;
             };
-            if !over {
-                ignore_full(new.insert_new(key, &value).map(drop))?;
-                continue;
+            let result = match (over, is_array) {
+                (true, _) => new.update(key, &value),
+                (false, false) => new.insert_new(key, &value).map(drop),
+                // Every entry of an array is there, and the new programs count in it.
+                (false, true) => Ok(()),
+            };
+            match result {
+                // The new one is smaller.
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {}
+                other => other?,
             }
-            keys.extend_from_slice(key);
-            values.extend_from_slice(&value);
-        }
-        match put_all(new, &keys, &values) {
-            // One by one what fits in it.
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
-                let keys = keys.chunks_exact(new.key_bytes());
-                for (key, value) in keys.zip(values.chunks_exact(new.value_bytes())) {
-                    ignore_full(new.update(key, value))?;
-                }
-            }
-            other => other?,
         }
     }
     Ok(())
-}
-
-/// The new one may be smaller: it holds what fits.
-fn ignore_full(result: std::io::Result<()>) -> std::io::Result<()> {
-    match result {
-        Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
-        other => other,
-    }
 }
 
 /// Copies the connections that are not copied yet as they are.

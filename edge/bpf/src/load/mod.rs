@@ -19,24 +19,22 @@ mod lock;
 mod merge;
 mod migrate;
 mod object;
-mod place;
 mod stamp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use watari_abi::{SocketHook, maps};
+use watari_abi::{Hook, maps};
 
 use self::lock::Lock;
 use self::migrate::{Migration, Source};
 use self::object::{Layout, layouts, load_over};
-use self::place::{Place, Programs};
 use self::stamp::Stamp;
-use crate::attach::{Attachment, Found, Hooks, SocketHooks, replace};
+use crate::attach::{Attachment, Found, Hooks};
 use crate::error::{BpfError, Doing};
 use crate::pins::{PinDir, in_bpf_filesystem, link_and_hook, names, pin_over};
 use crate::probe;
-use crate::sys::{LinkFd, MapFd, Pinned};
+use crate::sys::{LinkFd, MapFd, Pinned, ProgramFd};
 
 pub use object::Image;
 
@@ -51,8 +49,6 @@ pub struct LoadOptions {
     pub established: Option<u32>,
     /// Entries of the table of other connections; none: [`maps::TRANSIENT_MAX`].
     pub transient: Option<u32>,
-    /// Entries of the table of the slots of Services' sets; none: [`maps::SLOTS_MAX`].
-    pub slots: Option<u32>,
 }
 
 impl LoadOptions {
@@ -63,7 +59,6 @@ impl LoadOptions {
             attachment: None,
             established: None,
             transient: None,
-            slots: None,
         }
     }
 
@@ -71,7 +66,6 @@ impl LoadOptions {
         match map {
             maps::ESTABLISHED => self.established,
             maps::TRANSIENT => self.transient,
-            maps::SLOTS => self.slots,
             _ => None,
         }
     }
@@ -136,7 +130,7 @@ pub fn load_image(options: &LoadOptions, image: Image<'_>) -> Result<Loaded, Bpf
         None => replace_generation(options, image, &own, &layouts, &mut loaded)?,
     };
     let mut hooks = Hooks::new(own.clone());
-    loaded.swapped += swap(&mut hooks, &programs)? + swap_sockets(&own, &programs)?;
+    loaded.swapped += swap(&mut hooks, &programs)?;
     for source in sources(root, &own)? {
         let mut migration = Migration::new(source, image.abi, &own, &layouts)?;
         finish(&mut migration, &mut hooks, &programs, &mut loaded)?;
@@ -154,7 +148,7 @@ fn replace_generation(
     own: &PinDir,
     layouts: &[Layout],
     loaded: &mut Loaded,
-) -> Result<Programs, BpfError> {
+) -> Result<Vec<(Hook, ProgramFd)>, BpfError> {
     let staged = beside(own, ":new");
     staged.make()?;
     let mut migrations = Vec::new();
@@ -190,11 +184,10 @@ fn replace_generation(
 fn finish(
     migration: &mut Migration,
     hooks: &mut Hooks,
-    programs: &Programs,
+    programs: &[(Hook, ProgramFd)],
     loaded: &mut Loaded,
 ) -> Result<(), BpfError> {
     loaded.swapped += take_links(migration.old(), hooks.dir(), programs)?;
-    loaded.swapped += take_sockets(migration.old(), hooks.dir(), programs)?;
     loaded.swapped += swap(hooks, programs)?;
     migration.catch_up()?;
     loaded.connections += migration.connections();
@@ -210,7 +203,7 @@ fn settle(root: &Path, own: &PinDir) -> Result<(), BpfError> {
             continue;
         };
         let staged = PinDir::at(root.join(&name));
-        let complete = Place::all().all(|place| place.pin(&staged).exists());
+        let complete = Hook::ALL.iter().all(|hook| staged.program(*hook).exists());
         if complete && !root.join(of).exists() && root.join(of) == own.path() {
             rename(staged.path(), own.path())?;
         } else {
@@ -262,15 +255,19 @@ fn fits(dir: &PinDir, layouts: &[Layout]) -> Result<bool, BpfError> {
     Ok(true)
 }
 
-fn pin_programs(dir: &PinDir, programs: &Programs) -> Result<(), BpfError> {
+fn pin_programs(dir: &PinDir, programs: &[(Hook, ProgramFd)]) -> Result<(), BpfError> {
     programs
         .iter()
-        .try_for_each(|(place, program)| pin_over(program, &place.pin(dir)))
+        .try_for_each(|(hook, program)| pin_over(program, &dir.program(*hook)))
 }
 
 /// Moves the pins of an old generation's links, each with the new program in it, and the marks of
 /// its qdiscs; gives how many links.
-fn take_links(old: &PinDir, own: &PinDir, programs: &Programs) -> Result<usize, BpfError> {
+fn take_links(
+    old: &PinDir,
+    own: &PinDir,
+    programs: &[(Hook, ProgramFd)],
+) -> Result<usize, BpfError> {
     let mut taken = 0;
     for name in names(&old.links())? {
         let (from, to) = (old.links().join(&name), own.links().join(&name));
@@ -284,7 +281,7 @@ fn take_links(old: &PinDir, own: &PinDir, programs: &Programs) -> Result<usize, 
         let (Some(link), false) = (alive, to.exists()) else {
             continue;
         };
-        if let Some(program) = place::of(programs, Place::Link(hook)) {
+        if let Some((_, program)) = programs.iter().find(|(of, _)| *of == hook) {
             link.update(program)
                 .doing(|| format!("replace the program of {}", from.display()))?;
             rename(&from, &to)?;
@@ -301,11 +298,11 @@ fn take_links(old: &PinDir, own: &PinDir, programs: &Programs) -> Result<usize, 
 }
 
 /// Puts these programs in the place of what is attached; gives how many places.
-fn swap(hooks: &mut Hooks, programs: &Programs) -> Result<usize, BpfError> {
+fn swap(hooks: &mut Hooks, programs: &[(Hook, ProgramFd)]) -> Result<usize, BpfError> {
     let mut swapped = 0;
     for found in hooks.list()? {
         let Some(at) = found.at() else { continue };
-        let Some(program) = place::of(programs, Place::Link(at.hook)) else {
+        let Some((_, program)) = programs.iter().find(|(hook, _)| *hook == at.hook) else {
             continue;
         };
         let id = program.info().doing(|| "look at a program".to_owned())?.id;
@@ -324,42 +321,6 @@ fn swap(hooks: &mut Hooks, programs: &Programs) -> Result<usize, BpfError> {
     Ok(swapped)
 }
 
-/// Moves the pins of an old generation's links to a cgroup, each with the new program in it; gives how
-/// many.
-fn take_sockets(old: &PinDir, own: &PinDir, programs: &Programs) -> Result<usize, BpfError> {
-    let mut taken = 0;
-    for hook in SocketHook::ALL {
-        let (from, to) = (old.socket_link(*hook), own.socket_link(*hook));
-        let Some(program) = place::of(programs, Place::Socket(*hook)) else {
-            continue;
-        };
-        // A leftover of a call that was killed here has its links in both.
-        if !from.exists() || to.exists() {
-            continue;
-        }
-        if replace(&from, program)? {
-            rename(&from, &to)?;
-            taken += 1;
-        }
-    }
-    Ok(taken)
-}
-
-/// Puts these programs in the place of what is attached at a cgroup; gives how many places.
-fn swap_sockets(own: &PinDir, programs: &Programs) -> Result<usize, BpfError> {
-    let mut swapped = 0;
-    for at in SocketHooks::new(own.clone()).list()? {
-        let Some(program) = place::of(programs, Place::Socket(at.hook)) else {
-            continue;
-        };
-        let id = program.info().doing(|| "look at a program".to_owned())?.id;
-        if id != at.program && replace(&own.socket_link(at.hook), program)? {
-            swapped += 1;
-        }
-    }
-    Ok(swapped)
-}
-
 /// Takes everything away that is Watari's below `root`, of every generation: the node is as it
 /// was found.
 pub fn remove(root: &Path) -> Result<(), BpfError> {
@@ -369,7 +330,6 @@ pub fn remove(root: &Path) -> Result<(), BpfError> {
     let _lock = Lock::take(root, lock::PATIENCE)?;
     for name in names(root)? {
         let dir = PinDir::at(root.join(&name));
-        SocketHooks::new(dir.clone()).detach()?;
         let mut hooks = Hooks::new(dir.clone());
         let attached: Vec<Found> = hooks.list()?;
         for found in &attached {

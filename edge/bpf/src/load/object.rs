@@ -1,22 +1,18 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfError, EbpfLoader};
 use aya_obj::{EbpfSectionKind, Object};
-use watari_abi::{ABI_VERSION, SocketHook, maps};
+use watari_abi::{ABI_VERSION, Hook, maps};
 
 use super::LoadOptions;
-use super::place::{Place, Programs};
 use crate::error::{BpfError, Doing};
 use crate::pins::PinDir;
-use crate::probe;
 use crate::sys::{MapFd, MapInfo, MapKind, Pinned, ProgramFd};
 
 /// `BPF_MAP_TYPE_RINGBUF`.
 const RING: u32 = 27;
-/// What the programs are told of the kernel.
-const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Lines of the verifier's log that an error shows.
 const LOG_LINES: usize = 24;
 
@@ -128,7 +124,7 @@ pub(super) fn load_over(
     image: Image<'_>,
     options: &LoadOptions,
     dir: &PinDir,
-) -> Result<Programs, BpfError> {
+) -> Result<Vec<(Hook, ProgramFd)>, BpfError> {
     let mut loader = EbpfLoader::new();
     for name in maps::ALL {
         loader.map_pin_path(name, dir.map(name));
@@ -136,57 +132,40 @@ pub(super) fn load_over(
             loader.map_max_entries(name, entries);
         }
     }
-    let has_set_retval = u32::from(probe::has_set_retval());
-    loader.override_global(HAS_SET_RETVAL, &has_set_retval, true);
     let mut ebpf = loader
         .load(image.object)
         .map_err(|error| not_loaded(&error, dir.path()))?;
     let mut programs = Vec::new();
-    for place in Place::all() {
-        let name = place.program();
+    for hook in Hook::ALL {
+        let name = hook.program();
         let missing = || BpfError::Object(format!("it has no program {name}"));
         let program = ebpf.program_mut(name).ok_or_else(missing)?;
-        programs.push((place, load_program(place, program)?));
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .map_err(|_| BpfError::Object(format!("{name} is no classifier")))?;
+        load_program(program).map_err(|error| refused(name, error))?;
+        let fd = program.fd().map_err(|error| refused(name, error))?;
+        let own = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(ProgramFd::from_fd)
+            .doing(|| format!("keep the program {name}"))?;
+        programs.push((*hook, own));
     }
     Ok(programs)
 }
 
-fn load_program(place: Place, program: &mut Program) -> Result<ProgramFd, BpfError> {
-    let name = place.program();
-    let other = |_| BpfError::Object(format!("{name} is a program of another kind"));
-    let loaded = match place {
-        Place::Link(_) => {
-            let program: &mut SchedClassifier = program.try_into().map_err(other)?;
-            persistently(|| program.load())
-        }
-        Place::Socket(SocketHook::Release) => {
-            let program: &mut CgroupSock = program.try_into().map_err(other)?;
-            persistently(|| program.load())
-        }
-        Place::Socket(_) => {
-            let program: &mut CgroupSockAddr = program.try_into().map_err(other)?;
-            persistently(|| program.load())
-        }
-    };
-    loaded.map_err(|error| refused(name, error))?;
-    let fd = program.fd().map_err(|error| refused(name, error))?;
-    fd.as_fd()
-        .try_clone_to_owned()
-        .and_then(ProgramFd::from_fd)
-        .doing(|| format!("keep the program {name}"))
-}
-
 /// The verifier gives up with `EAGAIN` whenever a signal is there for the thread, even one that
 /// nobody handles (a stop and its continuation).
-fn persistently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
     let interrupted = |error: &ProgramError| {
         matches!(error, ProgramError::LoadError { io_error, .. }
             if io_error.raw_os_error() == Some(libc::EAGAIN))
     };
-    let mut result = load();
+    let mut result = program.load();
     for _ in 1..LOAD_ATTEMPTS {
         match &result {
-            Err(error) if interrupted(error) => result = load(),
+            Err(error) if interrupted(error) => result = program.load(),
             _ => break,
         }
     }

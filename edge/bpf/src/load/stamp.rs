@@ -8,17 +8,16 @@
 use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
-use watari_abi::maps;
+use watari_abi::{Hook, maps};
 
 use super::LoadOptions;
 use super::object::Image;
-use super::place::{Place, Programs};
 use crate::error::{BpfError, Doing};
 use crate::pins::{PinDir, pin_over};
-use crate::sys::{MapFd, MapKind, Pinned};
+use crate::sys::{MapFd, MapKind, Pinned, ProgramFd};
 
 /// Raised with every change of what this loader makes of the same image.
-const LOADER: u32 = 2;
+const LOADER: u32 = 1;
 /// The only key of the map that holds the stamp.
 const KEY: [u8; 4] = [0; 4];
 
@@ -45,17 +44,18 @@ impl Stamp {
     }
 
     /// The programs pinned in `dir`, if they are the image's, over the maps pinned there.
-    pub fn programs(&self, dir: &PinDir) -> Option<Programs> {
+    pub fn programs(&self, dir: &PinDir) -> Option<Vec<(Hook, ProgramFd)>> {
         let recorded = read(dir)?;
-        let programs: Option<Programs> = Place::all()
-            .map(|place| Some((place, place.open(dir).ok()?)))
+        let programs: Option<Vec<_>> = Hook::ALL
+            .iter()
+            .map(|hook| Some((*hook, dir.open_program(*hook).ok()?)))
             .collect();
         let programs = programs?;
         (self.with_pins(dir, &programs).ok()? == recorded).then_some(programs)
     }
 
     /// Says of the programs pinned in `dir` that they are the image's.
-    pub fn record(&self, dir: &PinDir, programs: &Programs) -> Result<(), BpfError> {
+    pub fn record(&self, dir: &PinDir, programs: &[(Hook, ProgramFd)]) -> Result<(), BpfError> {
         let stamp = self.with_pins(dir, programs)?;
         let map = MapFd::create("build", MapKind::Array, (4, BYTES), 1, 0)
             .doing(|| "make the map of the stamp".to_owned())?;
@@ -65,12 +65,12 @@ impl Stamp {
     }
 
     /// Numbers of programs and maps are unique until the next boot, which no pin outlives.
-    fn with_pins(&self, dir: &PinDir, programs: &Programs) -> Result<Digest, BpfError> {
+    fn with_pins(&self, dir: &PinDir, programs: &[(Hook, ProgramFd)]) -> Result<Digest, BpfError> {
         let mut hash = self.0.clone();
-        for (place, program) in programs {
+        for (hook, program) in programs {
             let info = program
                 .info()
-                .doing(|| format!("look at the program {}", place.program()))?;
+                .doing(|| format!("look at the program {}", hook.program()))?;
             hash.update(info.id.to_ne_bytes());
             hash.update(info.tag);
         }

@@ -33,8 +33,6 @@ pub enum MapKind {
     LruPerCpuHash = 10,
     /// Longest prefix.
     LpmTrie = 11,
-    /// What is kept with each socket.
-    SkStorage = 24,
     /// Ring buffer.
     RingBuf = 27,
 }
@@ -50,7 +48,6 @@ impl MapKind {
             Self::LruHash,
             Self::LruPerCpuHash,
             Self::LpmTrie,
-            Self::SkStorage,
             Self::RingBuf,
         ]
         .into_iter()
@@ -186,13 +183,6 @@ struct BatchAttr {
 /// How far a dump of a map is.
 #[derive(Debug, Clone, Default)]
 pub struct Cursor(Option<Vec<u8>>);
-
-impl Cursor {
-    /// Right after the entry of an array that has this key.
-    pub fn after(key: &[u8]) -> Self {
-        Self(Some(key.to_vec()))
-    }
-}
 
 /// Whether a dump is at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

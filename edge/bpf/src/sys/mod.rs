@@ -1,26 +1,20 @@
 //! The system call `bpf(2)`, as far as it is needed: the only place of this crate where memory is
 //! handed to the kernel by address. What is public here is safe: buffers are slices whose length
-//! is checked against what the kernel will read or write. Beside it is what else no safe call of a
-//! library does for us: a word to the allocator ([`give_memory_back`]).
+//! is checked against what the kernel will read or write.
 //!
 //! Layouts and numbers: `linux/bpf.h`.
 #![allow(unsafe_code)]
 
-mod cgroup;
-mod heap;
 mod map;
 mod object;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-pub use cgroup::{CgroupLink, CgroupLinkInfo, netns_cookie_of};
-pub use heap::give_memory_back;
 pub(crate) use map::lacks_batches;
 pub use map::{BatchEnd, Cursor, MapFd, MapInfo, MapKind, NO_PREALLOC, possible_cpus};
 pub use object::{
     LinkFd, LinkInfo, Pinned, ProgramFd, ProgramInfo, TestInput, TestOutput, has_tcx, load_program,
-    load_socket_program,
 };
 
 /// Commands (`enum bpf_cmd`).
@@ -40,7 +34,6 @@ mod command {
     pub const MAP_DELETE_BATCH: u32 = 27;
     pub const LINK_CREATE: u32 = 28;
     pub const LINK_UPDATE: u32 = 29;
-    pub const LINK_DETACH: u32 = 34;
 }
 
 /// `ENOTSUPP`, which is no error number of user space, but comes from map types without batches.

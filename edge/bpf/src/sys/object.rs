@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use watari_abi::SocketHook;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
@@ -13,8 +12,6 @@ use super::{
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
-/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
-const CGROUP_SOCK_ADDR: u32 = 18;
 /// `BPF_TCX_INGRESS`.
 pub const TCX_INGRESS: u32 = 46;
 /// `BPF_TCX_EGRESS`.
@@ -256,32 +253,12 @@ struct LoadAttr {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
-    ifindex: u32,
-    attach: u32,
 }
 
 /// Loads a classifier from bare instructions, eight bytes each: to find out what the kernel takes.
 pub fn load_program(name: &str, instructions: &[[u8; 8]]) -> io::Result<ProgramFd> {
-    load_as((SCHED_CLS, 0), name, instructions)
-}
-
-/// The same of a program for a cgroup's sockets.
-pub fn load_socket_program(
-    name: &str,
-    hook: SocketHook,
-    instructions: &[[u8; 8]],
-) -> io::Result<ProgramFd> {
-    load_as((CGROUP_SOCK_ADDR, hook as u32), name, instructions)
-}
-
-fn load_as(
-    (kind, attach): (u32, u32),
-    name: &str,
-    instructions: &[[u8; 8]],
-) -> io::Result<ProgramFd> {
     let mut attr = LoadAttr::new_zeroed();
-    attr.kind = kind;
-    attr.attach = attach;
+    attr.kind = SCHED_CLS;
     attr.count = length(instructions.len())?;
     attr.instructions = address(instructions);
     attr.license = address(b"GPL\0");
@@ -373,7 +350,11 @@ impl LinkFd {
 
     /// Puts another program in the place of this one; each packet meets one of them.
     pub fn update(&self, program: &ProgramFd) -> io::Result<()> {
-        update_link(self.as_fd(), program)
+        let mut attr = LinkUpdateAttr::new_zeroed();
+        attr.link = raw(self.as_fd());
+        attr.program = raw(program.as_fd());
+        // SAFETY: the attribute holds no address.
+        unsafe { bpf(command::LINK_UPDATE, &mut attr) }.map(drop)
     }
 
     /// Describes it.
@@ -389,15 +370,6 @@ impl LinkFd {
             egress: info.attach == TCX_EGRESS,
         })
     }
-}
-
-/// Puts another program in the place of a link's.
-pub(super) fn update_link(link: BorrowedFd<'_>, program: &ProgramFd) -> io::Result<()> {
-    let mut attr = LinkUpdateAttr::new_zeroed();
-    attr.link = raw(link);
-    attr.program = raw(program.as_fd());
-    // SAFETY: the attribute holds no address.
-    unsafe { bpf(command::LINK_UPDATE, &mut attr) }.map(drop)
 }
 
 /// Whether the kernel attaches by tcx. Asked with a device that cannot be: a kernel with tcx

@@ -6,9 +6,8 @@ use std::io::ErrorKind;
 
 use nix::time::{ClockId, clock_gettime};
 use watari_abi::{
-    Address, Affinity, AffinityKey, Backend, Config, Connection, ConnectionKey, Endpoint,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hook, Link, PortRangeKey, PrefixKey, Remote,
-    Set, SocketKey, SocketService, SourceRangeKey, StackPort, maps,
+    Address, Config, Connection, ConnectionKey, Endpoint, FragmentKey, FragmentPorts, Hook, Link,
+    PrefixKey, Remote, StackPort, maps,
 };
 use watari_bpf::sys::{Pinned, ProgramFd, TestInput};
 use watari_bpf::{LoadOptions, Map, PinDir, Plain, load};
@@ -37,58 +36,6 @@ struct Kernel {
     fragments: Map<FragmentKey, FragmentPorts>,
     stack_ports: Map<StackPort, u64>,
     config: Map<u32, Config>,
-    services: Services,
-}
-
-/// The tables of Services.
-struct Services {
-    frontends: Map<FrontendKey, Frontend>,
-    port_ranges: Map<PortRangeKey, Frontend>,
-    service_cidrs: Map<PrefixKey, u32>,
-    sets: Map<u32, Set>,
-    slots: Map<u32, u32>,
-    backends: Map<u32, Backend>,
-    affinities: Map<AffinityKey, Affinity>,
-    source_ranges: Map<SourceRangeKey, u32>,
-    sockets: Map<SocketKey, SocketService>,
-}
-
-impl Services {
-    fn open(dir: &PinDir) -> Self {
-        Self {
-            frontends: Map::open(&dir.map(maps::FRONTENDS)).expect("open"),
-            port_ranges: Map::open(&dir.map(maps::PORT_RANGES)).expect("open"),
-            service_cidrs: Map::open(&dir.map(maps::SERVICE_CIDRS)).expect("open"),
-            sets: Map::open(&dir.map(maps::SETS)).expect("open"),
-            slots: Map::open(&dir.map(maps::SLOTS)).expect("open"),
-            backends: Map::open(&dir.map(maps::BACKENDS)).expect("open"),
-            affinities: Map::open(&dir.map(maps::AFFINITIES)).expect("open"),
-            source_ranges: Map::open(&dir.map(maps::SOURCE_RANGES)).expect("open"),
-            sockets: Map::open(&dir.map(maps::SOCKETS)).expect("open"),
-        }
-    }
-
-    /// What nothing leads to may stay in the arrays.
-    fn begin(&self, world: &watari_corpus::Services) {
-        set(&self.frontends, &world.frontends);
-        set(&self.port_ranges, &world.port_ranges);
-        let zero = |keys: &[PrefixKey]| keys.iter().map(|key| (*key, 0)).collect::<Vec<_>>();
-        set(&self.service_cidrs, &zero(&world.service_cidrs));
-        let ranges: Vec<_> = world.source_ranges.iter().map(|key| (*key, 0)).collect();
-        set(&self.source_ranges, &ranges);
-        set(&self.affinities, &world.affinities);
-        set(&self.sockets, &world.sockets);
-        let (sets, slots) = world.stretches();
-        for (number, value) in &sets {
-            self.sets.insert(number, value).expect("insert");
-        }
-        for (number, value) in &slots {
-            self.slots.insert(number, value).expect("insert");
-        }
-        for (number, value) in &world.backends {
-            self.backends.insert(number, value).expect("insert");
-        }
-    }
 }
 
 fn set<K: Plain, V: Plain>(map: &Map<K, V>, entries: &[(K, V)]) {
@@ -113,7 +60,6 @@ impl Kernel {
             fragments: Map::open(&dir.map(maps::FRAGMENTS)).expect("open"),
             stack_ports: Map::open(&dir.map(maps::STACK_PORTS)).expect("open"),
             config: Map::open(&dir.map(maps::CONFIG)).expect("open"),
-            services: Services::open(&dir),
             dir,
         }
     }
@@ -126,7 +72,6 @@ impl Kernel {
         set(&self.fragments, &[]);
         set(&self.stack_ports, &world.stack_ports);
         self.config.insert(&0, &world.config).expect("insert");
-        self.services.begin(&world.services);
         let of = |wanted: Table| -> Vec<(ConnectionKey, Connection)> {
             let those = world.connections.iter();
             those
@@ -169,7 +114,7 @@ impl Kernel {
         };
         let verdict = match shot.verdict {
             Verdict::Stack | Verdict::Pass => NEXT,
-            Verdict::Deliver { .. } | Verdict::Forward { .. } | Verdict::Answer { .. } => REDIRECT,
+            Verdict::Deliver { .. } | Verdict::Forward { .. } => REDIRECT,
             Verdict::Drop(_) => SHOT,
         };
         same("verdict", &output.verdict, &verdict)?;

@@ -1,7 +1,6 @@
 //! The adapter against the running kernel, in namespaces and file systems of its own.
 
 mod attach;
-mod balance;
 mod compiled;
 mod corpus;
 mod fastpath;
@@ -10,9 +9,6 @@ mod node;
 #[path = "../../build/object.rs"]
 #[allow(dead_code)] // The build script uses all of it.
 mod object;
-mod process;
 mod reuse;
-mod services;
-mod sockets;
 mod traffic;
 mod world;

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use watari_abi::{ABI_VERSION, Connection, ConnectionKey, OTHER_ABI, State, flags, maps};
+use watari_abi::{Connection, ConnectionKey, OTHER_ABI, State, flags, maps};
 use watari_bpf::sys::{MapFd, Pinned};
 use watari_bpf::{Datapath, Image, Node, PinDir, PodHooks, load, load_image};
 use zerocopy::IntoBytes;
@@ -61,11 +61,6 @@ fn assert_longer(dir: &PinDir, number: u16) {
     assert_eq!(value[..size_of::<Connection>()], *wanted.as_bytes());
 }
 
-/// The name of this build's generation.
-fn own() -> String {
-    format!("v{ABI_VERSION}")
-}
-
 #[test]
 fn an_upgrade_to_another_layout_and_back_keeps_connections_pods_and_counters() {
     for attachment in kinds() {
@@ -92,9 +87,12 @@ fn an_upgrade_to_another_layout_and_back_keeps_connections_pods_and_counters() {
             let counted = Node::open(&root, attachment).unwrap().counters().unwrap();
             assert!(counted.iter().any(|(_, tally)| tally.packets > 0));
             let there = load_image(&options, other()).unwrap();
-            assert_eq!((&there.replaced[..], there.swapped), (&[own()][..], 4));
+            assert_eq!(
+                (&there.replaced[..], there.swapped),
+                (&["v1".to_owned()][..], 4)
+            );
             assert!(there.connections >= 500, "{there:?}");
-            assert!(!root.join(own()).exists() && !root.join(own() + ":old").exists());
+            assert!(!root.join("v1").exists() && !root.join("v1:old").exists());
             // A plugin of this build meets no datapath of its own.
             assert!(PodHooks::open(&root).unwrap().is_none());
             assert_longer(&PinDir::of_abi(&root, OTHER_ABI), 7);
@@ -139,7 +137,7 @@ fn another_size_of_a_table_keeps_what_fits_in_it() {
         for (size, left) in [(2000, 1000), (600, 600)] {
             options.established = Some(size);
             let loaded = load(&options).unwrap();
-            assert_eq!(loaded.replaced, [own()]);
+            assert_eq!(loaded.replaced, ["v1"]);
             let node = Node::open(&root, kinds()[0]).unwrap();
             let established = node.tables().established;
             assert_eq!(established.info().max_entries, size);
@@ -165,7 +163,7 @@ fn a_loader_that_was_killed_is_gone_on_from() {
         let (key, wanted) = connection(9);
         node.tables().established.insert(&key, &wanted).unwrap();
         // The new generation is not complete: it is begun again.
-        std::fs::create_dir_all(root.join(own() + ":new/maps")).unwrap();
+        std::fs::create_dir_all(root.join("v1:new/maps")).unwrap();
         let loaded = load(&options).unwrap();
         assert!(loaded.replaced.is_empty());
         // Between the two renames.
@@ -179,7 +177,7 @@ fn a_loader_that_was_killed_is_gone_on_from() {
         let observed = node.observe().unwrap();
         assert_eq!((observed.strays, observed.tables.hooks.len()), (vec![], 2));
         // After the first rename, the new one complete.
-        rename(&own(), &(own() + ":new"));
+        rename("v1", "v1:new");
         let loaded = load(&options).unwrap();
         assert!(loaded.replaced.is_empty());
         let mut node = Node::open(&root, kinds()[0]).unwrap();

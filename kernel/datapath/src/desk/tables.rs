@@ -43,7 +43,7 @@ impl<T: Copy> Shared<T> {
         self.0.get()
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut T)) {
+    fn change(&self, change: impl FnOnce(&mut T)) {
         let mut value = self.0.get();
         change(&mut value);
         self.0.set(value);

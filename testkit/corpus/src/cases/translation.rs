@@ -1,37 +1,35 @@
 use std::net::IpAddr;
 
-use watari_abi::{Connection, Hook, State, Translation, translation};
-use watari_datapath::Table;
+use watari_abi::{Connection, Hook, State, Translation, TranslationKind, Tuple};
+use watari_datapath::{Table, Verdict};
 
-use super::{ACK, CLIENT, SERVER, TCP, UDP, to_client, udp};
+use super::{ACK, CLIENT, SERVER, TCP, UDP, to_client, to_server, udp};
 use crate::packets::{Body, Packet};
 use crate::scene::{Case, Out, Scene};
 use crate::world::{Net, Place, Who};
 
 use Hook::{FromPod, FromUplink};
-use Who::{A, B, Far, Service, World};
+use TranslationKind::{Destination, Source};
+use Who::{A, B, Far, Node, Service, World};
 
 pub fn add(all: &mut Vec<Case>, place: &Place, net: Net) {
     all.extend([
         reply_from_a_service(place, net),
         reply_by_udp(place, net),
         unsummed_udp(place, net),
+        leaving_as_the_node(place, net),
         error_of_a_backend(place, net),
     ]);
 }
 
-/// A connection of pod A that it believes to have with the Service.
-fn translated(scene: &Scene, from: u16, port: u16) -> Connection {
+fn translated(scene: &Scene, kind: TranslationKind, who: Who, port: u16) -> Connection {
     Connection {
         translation: Translation {
-            source: scene.net.of(A).into(),
-            destination: scene.net.of(Service).into(),
-            source_port: from.to_be(),
-            destination_port: port.to_be(),
-            kind: translation::DESTINATION,
-            pad: [0; 3],
+            address: scene.net.of(who).into(),
+            port: port.to_be(),
+            kind: kind as u8,
+            pad: 0,
             service: 1,
-            backend: 1,
         },
         ..scene.connection(State::Established, 0)
     }
@@ -49,7 +47,7 @@ fn as_service(scene: &Scene, body: Body, payload: &[u8]) -> Packet {
 fn reply_from_a_service(place: &Place, net: Net) -> Case {
     let scene = Scene::new(place, net, "service-reply");
     let opened = net.tuple((A, CLIENT), (B, 8080), TCP);
-    let before = translated(&scene, CLIENT, SERVER);
+    let before = translated(&scene, Destination, Service, SERVER);
     let payload = [0x5a; 33];
     let real = scene
         .packet(
@@ -75,7 +73,7 @@ fn reply_from_a_service(place: &Place, net: Net) -> Case {
 fn reply_by_udp(place: &Place, net: Net) -> Case {
     let scene = Scene::new(place, net, "service-reply-udp");
     let opened = net.tuple((A, 5000), (B, 5353), UDP);
-    let before = translated(&scene, 5000, 53);
+    let before = translated(&scene, Destination, Service, 53);
     let real = scene.packet(FromPod, B, A, udp(5353, 5000)).carrying([3]);
     let seen = as_service(&scene, udp(53, 5000), &[3]);
     let to_a = scene.deliver(A);
@@ -89,7 +87,7 @@ fn reply_by_udp(place: &Place, net: Net) -> Case {
 fn unsummed_udp(place: &Place, net: Net) -> Case {
     let scene = Scene::new(place, net, "service-reply-without-checksum");
     let opened = net.tuple((A, 5000), (B, 5353), UDP);
-    let before = translated(&scene, 5000, 53);
+    let before = translated(&scene, Destination, Service, 53);
     let unsummed = |source, destination| Body::Udp {
         source,
         destination,
@@ -104,11 +102,40 @@ fn unsummed_udp(place: &Place, net: Net) -> Case {
         .done()
 }
 
+/// Pod A leaves with the node's address, and answers for that go back to it.
+fn leaving_as_the_node(place: &Place, net: Net) -> Case {
+    let scene = Scene::new(place, net, "masqueraded");
+    let opened: Tuple = net.tuple((A, CLIENT), (World, SERVER), TCP);
+    let before = translated(&scene, Source, Node, 61_000);
+    let real = scene.packet(FromPod, A, World, to_server(ACK));
+    let mut seen = Packet::new(
+        net.of(Node),
+        net.of(World),
+        Body::Tcp {
+            source: 61_000,
+            destination: SERVER,
+            flags: ACK,
+        },
+    );
+    seen = seen.macs(A.mac(), place.host_mac);
+    scene
+        .with(Table::Established, &opened, before)
+        .shot_packet(
+            FromPod,
+            A,
+            World,
+            &real,
+            Verdict::Stack,
+            &Out::Packet(Box::new(seen)),
+        )
+        .done()
+}
+
 /// An error about a packet to the backend, which pod A believes to have sent to the Service.
 fn error_of_a_backend(place: &Place, net: Net) -> Case {
     let scene = Scene::new(place, net, "service-error");
     let opened = net.tuple((A, 5000), (Far, 5353), UDP);
-    let before = translated(&scene, 5000, 53);
+    let before = translated(&scene, Destination, Service, 53);
     let (kind, code) = match net {
         Net::V4 => (3, 3),
         Net::V6 => (1, 4),
