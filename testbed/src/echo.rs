@@ -139,17 +139,16 @@ impl Conversation {
     pub fn open(server: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&server, PATIENCE)
             .with_context(|| format!("cannot connect to {server}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(stream))
+        Self::by(stream)
     }
 
     /// Opens one from a port that others of this namespace may use at the same time towards
     /// somebody else.
     pub fn open_from(port: u16, server: SocketAddr) -> Result<Self> {
-        let socket = shared_port(SockType::Stream, port, server)?;
-        let stream = TcpStream::from(socket);
+        Self::by(shared_port(SockType::Stream, port, server)?.into())
+    }
+
+    fn by(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -211,6 +210,7 @@ fn shared_port(kind: SockType, port: u16, server: SocketAddr) -> Result<OwnedFd>
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     let any = SocketAddr::new(unspecified(server), port);
     bind(fd.as_raw_fd(), &SockaddrStorage::from(any)).context("cannot share a port")?;
+    // That long `connect` waits, too.
     let timeout = TimeVal::seconds(PATIENCE.as_secs().try_into()?);
     setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server))
